@@ -53,7 +53,7 @@ def _compile(name: str, arguments: list[str]) -> None:
 def lock_jars() -> None:
     """operators/jars.txt from operators/jars.in, with the SHA-256 of what is served today."""
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(8) as pool:
-        wanted = [line for entry in _entries() for line in _resolve(*entry, Path(folder))]
+        wanted = [line for entry in _entries() for line in _resolve(entry, Path(folder))]
         files = pool.map(lambda line: jars.download(line.split()[1], Path(folder)), wanted)
         hashes = [jars.sha256(path) for path in files]
     lines = [f"{line} sha256:{digest}\n" for line, digest in zip(wanted, hashes, strict=True)]
@@ -66,7 +66,8 @@ def _entries() -> list[list[str]]:
     return [line.split() for line in lines if line and not line.startswith("#")]
 
 
-def _resolve(group: str, coordinate: str, extent: str, folder: Path) -> list[str]:
+def _resolve(entry: list[str], folder: Path) -> list[str]:
+    group, coordinate, extent = entry
     if extent == "alone":
         return [f"{group} {coordinate}"]
     context = jars.maven(folder)

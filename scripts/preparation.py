@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,10 +93,10 @@ class Preparation:
             return
         lock = self.locks / "uv.txt"
         with _step("installing uv"):
-            pip = [self.python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            fresh = ["--force-reinstall"] if self._was_interrupted("uv") else []
+            options = ["--quiet", "--disable-pip-version-check", "--require-hashes", "--no-deps"]
+            options += ["--force-reinstall"] * self._was_interrupted("uv")
             self._begun("uv")
-            self._run([*pip, *fresh, "--require-hashes", "--no-deps", "-r", lock], "fetch uv")
+            self._run([self.python, "-m", "pip", "install", *options, "-r", lock], "fetch uv")
             self._done("uv", self._uv_source())
 
     def install_packages(self, wanted: str) -> None:
@@ -107,9 +107,12 @@ class Preparation:
         with _step(f"installing the packages of scripts/locks/{wanted}.txt"):
             # An interrupted installation may have left packages that look whole but are not.
             broken = any(self._was_interrupted(name) for name in SETS)
-            options = ["--require-hashes", "--no-build-isolation", *(["--reinstall"] * broken)]
+            options = ["--require-hashes", "--no-build-isolation"]
+            options += ["--reinstall"] * broken + ["--quiet"] * (not sys.stderr.isatty())
             self._begun(wanted)
             self._uv(["install", *options, "-r", lock], "fetch the packages")
+            for name in SETS:
+                (self._stamps / f"{name}.begun").unlink(missing_ok=True)
             self._done(wanted, self._lock_source(wanted))
 
     def install_project(self) -> None:
@@ -134,7 +137,7 @@ class Preparation:
         if subprocess.run([self.python, "-c", fetch], env=_environment()).returncode != 0:
             raise SetUpError("set-up stopped: the jars are not complete.")
 
-    def _uv(self, arguments: list[str | Path], purpose: str) -> None:
+    def _uv(self, arguments: Sequence[str | Path], purpose: str) -> None:
         command = [self.python, "-m", "uv", "pip", *arguments, "--python", self.python]
         settings = {name: value for name, value in self._uv_settings().items() if value}
         self._run(command, purpose, {**settings, **_environment()})
@@ -150,7 +153,7 @@ class Preparation:
         return uv_settings(listed.stdout)
 
     def _run(
-        self, command: list[str | Path], purpose: str, environment: dict[str, str] | None = None
+        self, command: Sequence[str | Path], purpose: str, environment: dict[str, str] | None = None
     ) -> None:
         words = [str(word) for word in command]
         done = subprocess.run(

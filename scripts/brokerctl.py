@@ -1,0 +1,187 @@
+"""The embedded Kafka broker as a background service: ./scripts/broker start|stop|status."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+
+from operators.broker import create_topics
+from operators.jars import JarError
+from operators.java import JavaMissingError
+from operators.kraft import (
+    HOST,
+    BrokerError,
+    output_file,
+    prepare,
+    refuse_taken_port,
+    wait_until_it_answers,
+)
+
+STOP_SECONDS = 15.0
+NOT_RUNNING = 3  # as service scripts have it
+
+
+def default_directory() -> Path:
+    """${XDG_STATE_HOME:-~/.local/state}/streamrec/broker"""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "streamrec" / "broker"
+
+
+def running(directory: Path) -> dict[str, Any] | None:
+    """What was noted of the broker in this folder, None unless that very process still runs."""
+    try:
+        noted: dict[str, Any] = json.loads((directory / "broker.json").read_text())
+        command = Path(f"/proc/{noted['pid']}/cmdline").read_text().split("\0")
+    except (OSError, ValueError, KeyError):
+        return None
+    # A process id may have been given to another program since.
+    return noted if str(directory / "server.properties") in command else None
+
+
+def start(directory: Path, port: int) -> dict[str, Any]:
+    """Start a broker that outlives this program, and wait until it answers."""
+    refuse_taken_port(port)
+    command = prepare(directory, port)
+    with output_file(directory).open("ab") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    noted = {"pid": process.pid, "bootstrap": f"{HOST}:{port}", "directory": str(directory)}
+    (directory / "broker.json").write_text(json.dumps(noted))
+    try:
+        wait_until_it_answers(f"{HOST}:{port}", directory, lambda: process.poll() is None)
+    except BaseException:
+        process.kill()
+        process.wait()
+        (directory / "broker.json").unlink()
+        raise
+    return noted
+
+
+def stop(directory: Path) -> bool:
+    """Stop in good order, then with SIGKILL; whether a broker was running."""
+    noted = running(directory)
+    if noted:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(noted["pid"], signal.SIGTERM)
+            deadline = time.monotonic() + STOP_SECONDS
+            while running(directory) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            if running(directory):
+                os.kill(noted["pid"], signal.SIGKILL)
+    (directory / "broker.json").unlink(missing_ok=True)
+    return noted is not None
+
+
+@contextlib.contextmanager
+def _only_one_process(directory: Path) -> Iterator[None]:
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / ".start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _tell(as_json: bool, noted: dict[str, Any] | None, sentence: str) -> None:
+    click.echo(json.dumps({"running": noted is not None, **(noted or {})}) if as_json else sentence)
+
+
+_directory = click.option(
+    "--dir",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
+    default=default_directory,
+    show_default="~/.local/state/streamrec/broker",
+    help="The broker's folder: settings, data and logs.",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON object.")
+
+
+def _topic(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
+    topics = {}
+    for value in values:
+        name, _, partitions = value.partition(":")
+        if not name or (partitions and not (partitions.isdecimal() and int(partitions))):
+            raise click.BadParameter(f"expected NAME or NAME:PARTITIONS; got {value}")
+        topics[name] = int(partitions or 1)
+    return topics
+
+
+@click.group()
+def cli() -> None:
+    """A real Kafka broker on this machine's loopback address, in the background."""
+
+
+@cli.command(name="start")
+@click.option("--port", type=click.IntRange(1, 65535), default=9092, show_default=True)
+@click.option(
+    "--topic", "topics", multiple=True, metavar="NAME[:PARTITIONS]", callback=_topic,
+    help="Create this topic too; may be repeated.",
+)  # fmt: skip
+@_directory
+@_json
+def start_command(port: int, topics: dict[str, int], directory: Path, as_json: bool) -> None:
+    """Start it and wait until it answers."""
+    began = time.monotonic()
+    with _only_one_process(directory):
+        noted = running(directory)
+        if noted and noted["bootstrap"] != f"{HOST}:{port}":
+            raise BrokerError(
+                f"the broker of {directory} runs on {noted['bootstrap']} already. "
+                "Stop it first, or give another folder with --dir."
+            )
+        sentence = "runs already" if noted else "started"
+        noted = noted or start(directory, port)
+    if topics:
+        create_topics(noted["bootstrap"], topics)
+    seconds = f"in {time.monotonic() - began:.1f} s, folder {directory}"
+    _tell(as_json, noted, f"The broker {sentence} on {noted['bootstrap']} ({seconds}).")
+
+
+@cli.command(name="stop")
+@_directory
+@_json
+def stop_command(directory: Path, as_json: bool) -> None:
+    """Stop it; its data stays in its folder."""
+    was_running = stop(directory)
+    _tell(as_json, None, f"The broker {'stopped' if was_running else 'was not running'}.")
+
+
+@cli.command()
+@_directory
+@_json
+def status(directory: Path, as_json: bool) -> None:
+    """Say whether it runs; exit code 0 if so, else 3."""
+    noted = running(directory)
+    sentence = (
+        f"runs on {noted['bootstrap']}, process {noted['pid']}" if noted else "is not running"
+    )
+    _tell(as_json, noted, f"The broker of {directory} {sentence}.")
+    sys.exit(0 if noted else NOT_RUNNING)
+
+
+def main(command: Callable[[], None] = cli) -> None:
+    """The command line, with expected errors as one sentence."""
+    try:
+        command()
+    except (BrokerError, JarError, JavaMissingError) as error:
+        click.echo(f"streamrec: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
