@@ -174,10 +174,10 @@ def status(directory: Path, as_json: bool) -> None:
     sys.exit(0 if noted else NOT_RUNNING)
 
 
-def main(command: Callable[[], None] = cli) -> None:
+def main(command: Callable[..., None] = cli) -> None:
     """The command line, with expected errors as one sentence."""
     try:
-        command()
+        command(prog_name="./scripts/broker")
     except (BrokerError, JarError, JavaMissingError) as error:
         click.echo(f"streamrec: {error}", err=True)
         sys.exit(1)
