@@ -61,9 +61,9 @@ def check_python() -> Finding:
 def check_git() -> Finding:
     """git, which only updating the checkout needs."""
     git = shutil.which("git")
-    return Finding(
-        "git", GOOD if git else NOTE, git or "not on PATH", "" if git else "Install git."
-    )
+    if git is None:
+        return Finding("git", NOTE, "not on PATH", "Install git.")
+    return Finding("git", GOOD, git)
 
 
 def check_packages() -> Finding:
@@ -86,7 +86,10 @@ def check_java() -> Finding:
     usable = [one for one in seen if one.supported]
     if usable:
         chosen = usable[0]
-        return Finding("java", GOOD, f"{chosen.major} by {chosen.origin} ({chosen.home})")
+        before = seen[: seen.index(chosen)]
+        passed_over = "".join(f"; not {one.major} by {one.origin}" for one in before)
+        found = f"{chosen.major} by {chosen.origin} ({chosen.home}){passed_over}"
+        return Finding("java", GOOD, found)
     others = ", ".join(f"{one.major} by {one.origin}" for one in seen)
     mend = "Run ./scripts/setup serve, which installs one, or set JAVA_HOME to a Java 17 or 21."
     return Finding("java", MISSING, f"only Java {others}" if others else "none", mend)
@@ -194,7 +197,9 @@ def show(findings: list[Finding]) -> None:
         for name, state, found, mend in rows:
             print(f"{state:8} {name:10} {found}" + (f"\n{'':20}→ {mend}" if mend else ""))
         return
-    table = Table("what", "state", "found", "how to mend it")
+    table = Table()
+    for heading in ("what", "state", "found", "how to mend it"):
+        table.add_column(heading, overflow="fold")
     colours = {GOOD: "green", NOTE: "yellow", MISSING: "bold red"}
     for name, state, found, mend in rows:
         table.add_row(name, f"[{colours[state]}]{state}[/]", found, mend)
