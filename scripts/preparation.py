@@ -39,6 +39,7 @@ class Preparation:
         self.locks = root / "scripts" / "locks"
         self._stamps = self.venv / ".streamrec"
         self._half_made = root / ".venv.unfinished"
+        self._held: tuple[int, ...] = ()  # the lock's file descriptor while it is held
 
     def prepare(self, wanted: str) -> None:
         """Bring the venv and the jars to a requirement set; quick and silent if they are there."""
@@ -156,8 +157,12 @@ class Preparation:
         self, command: Sequence[str | Path], purpose: str, environment: dict[str, str] | None = None
     ) -> None:
         words = [str(word) for word in command]
+        # The child holds the lock too: if only this process is killed, the next one waits for it.
         done = subprocess.run(
-            words, env=environment or _environment(), stdout=subprocess.DEVNULL, text=True
+            words,
+            env=environment or _environment(),
+            stdout=subprocess.DEVNULL,
+            pass_fds=self._held,
         )
         if done.returncode != 0:
             raise SetUpError(
@@ -203,7 +208,9 @@ class Preparation:
             except BlockingIOError:
                 _say("waiting for another set-up of this checkout to end …")
                 fcntl.flock(lock, fcntl.LOCK_EX)
+            self._held = (lock.fileno(),)
             yield
+            self._held = ()
 
 
 def uv_settings(pip_config: str) -> dict[str, str]:
