@@ -153,7 +153,8 @@ def maven(repository: Path) -> Any:
 
 
 def _unreachable(coordinate: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    # requests wraps the cause in layers of addresses; the last layer is what a reader can use.
+    reason = (str(error) or type(error).__name__).split("(Caused by ")[-1].strip("()")[:200]
     return (
         f"could not fetch {coordinate} from the Maven repository ({reason}). "
         f"It is needed once and then kept in {cache()}. Connect this machine to the network, set "
