@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import ssl
 import sys
 import tempfile
 import time
@@ -24,6 +25,11 @@ LOCK_FILE = Path(__file__).with_name("jars.txt")
 CONNECTOR, BROKER = "connector", "broker"
 _ATTEMPTS = 3
 _AT_ONCE = 8
+_CERTIFICATES = (  # where Debian, Fedora and SUSE keep them
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+)
 
 
 class JarError(RuntimeError):
@@ -147,9 +153,18 @@ def maven(repository: Path) -> Any:
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
+    _trust_what_the_machine_trusts()
     mirror = os.environ.get("STREAMREC_MAVEN_REPOSITORY")
     remotes = {"mirror": mirror} if mirror else GlobalSettings.load().repositories
     return MavenContext(repo_cache=repository, remote_repos=remotes or None, timeout=60)
+
+
+def _trust_what_the_machine_trusts() -> None:
+    """Point requests, which brings its own certificates, at those of this machine if there are."""
+    named = [os.environ.get("PIP_CERT"), ssl.get_default_verify_paths().cafile, *_CERTIFICATES]
+    found = [path for path in named if path and Path(path).is_file()]
+    if found and "CURL_CA_BUNDLE" not in os.environ:
+        os.environ.setdefault("REQUESTS_CA_BUNDLE", found[0])
 
 
 def _unreachable(coordinate: str, error: Exception) -> str:
