@@ -35,7 +35,7 @@ def test_on_a_bare_machine_the_doctor_names_what_is_missing(
         [python, "-c", "import sys; print(sys._base_executable)"], capture_output=True, text=True
     ).stdout.strip()
     (tmp_path / "bin").mkdir()
-    for tool in ("bash", "env"):
+    for tool in ("bash", "env", "dirname"):
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
     environment = {"HOME": str(tmp_path), "PATH": str(tmp_path / "bin"), "STREAMREC_PYTHON": base}
     code, found = examined(bare_checkout, environment)

@@ -63,7 +63,7 @@ def bare(tmp_path: Path, **programs: str) -> dict[str, str]:
     """The environment of a bare machine: an empty HOME; PATH with the shell and these scripts."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for tool in ("bash", "env"):
+    for tool in ("bash", "env", "dirname"):
         (folder / tool).symlink_to(str(shutil.which(tool)))
     for name, script in programs.items():
         (folder / name).write_text(script)
