@@ -1,12 +1,13 @@
 """What a valid event is: one function, `decode`, that every job and test is held to.
 
-    Kafka value ─ decode ─┬─ Event          (canonical names, known types, sane times)
-                          └─ InvalidEvent   (a reason without any text of the payload)
+Kafka value ─ decode ─┬─ Event          (canonical names, known types, sane times)
+                      └─ InvalidEventError   (a reason without any text of the payload)
 """
 
 from __future__ import annotations
 
 import re
+from datetime import datetime, timezone
 from typing import Annotated, Any
 
 import msgspec
@@ -94,11 +95,12 @@ MAX_BYTES = 1 << 20
 MAX_ITEMS = 1_000
 MAX_ID_LENGTH = 512
 EARLIEST_MS = 946_684_800_000  # 2000-01-01T00:00:00Z
+LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 MAX_AHEAD_MS = 600_000  # how far an event may lie ahead of the time Kafka received it
 INT64_MAX = (1 << 63) - 1
 
 
-class InvalidEvent(ValueError):
+class InvalidEventError(ValueError):
     """Why a record is not an event; the text holds no part of the payload."""
 
 
@@ -163,18 +165,18 @@ _numeric_overflow = "a number is outside the range of 64-bit integers"
 
 
 def decode(value: bytes | None, received_ms: int) -> tuple[str, Event]:
-    """Return (user id, event) of one Kafka record, or raise `InvalidEvent` with the reason.
+    """Return (user id, event) of one Kafka record, or raise `InvalidEventError` with the reason.
 
     `received_ms` is the record's Kafka timestamp in epoch ms: the only clock this rule knows.
     """
     fields = _validated(_parsed(value))
     code = _CODE_OF_SPELLING.get(fields.event_type)
     if code is None:
-        raise InvalidEvent("event_type is not a known one")
+        raise InvalidEventError("event_type is not a known one")
     if fields.event_time < EARLIEST_MS:
-        raise InvalidEvent("event_time is before the year 2000 (expected epoch milliseconds)")
-    if fields.event_time > received_ms + MAX_AHEAD_MS:
-        raise InvalidEvent("event_time is more than 10 minutes ahead of its Kafka timestamp")
+        raise InvalidEventError("event_time is before the year 2000 (expected epoch milliseconds)")
+    if fields.event_time > min(received_ms + MAX_AHEAD_MS, LATEST_MS):
+        raise InvalidEventError("event_time is more than 10 minutes ahead of its Kafka timestamp")
     items = _items(fields) if code in INTERACTION_CODES else []
     return fields.user_id, Event(
         fields.event_id, code, fields.event_time, items, fields.session_id, fields.list_id
@@ -183,21 +185,21 @@ def decode(value: bytes | None, received_ms: int) -> tuple[str, Event]:
 
 def _parsed(value: bytes | None) -> dict[str, Any]:
     if value is None:
-        raise InvalidEvent("value is null")
+        raise InvalidEventError("value is null")
     if len(value) > MAX_BYTES:
-        raise InvalidEvent("value is over 1 MiB")
+        raise InvalidEventError("value is over 1 MiB")
     try:
         parsed = _parse(value)
     except RecursionError:
-        raise InvalidEvent("JSON is nested too deeply") from None
+        raise InvalidEventError("JSON is nested too deeply") from None
     except UnicodeDecodeError:
-        raise InvalidEvent("value is not UTF-8") from None
+        raise InvalidEventError("value is not UTF-8") from None
     except msgspec.DecodeError as error:
-        raise InvalidEvent(f"not valid JSON: {error}") from None
+        raise InvalidEventError(f"not valid JSON: {error}") from None
     if not isinstance(parsed, dict):
-        raise InvalidEvent("value is not a JSON object")
+        raise InvalidEventError("value is not a JSON object")
     if _long_number(value) and _overflows(parsed):
-        raise InvalidEvent(_numeric_overflow)
+        raise InvalidEventError(_numeric_overflow)
     return parsed
 
 
@@ -226,7 +228,7 @@ def _validated(parsed: dict[str, Any]) -> _EventFields:
     try:
         return msgspec.convert(parsed, _EventFields)
     except msgspec.ValidationError as error:
-        raise InvalidEvent(str(error)) from None
+        raise InvalidEventError(str(error)) from None
 
 
 def _rename(fields: dict[str, Any], name: str, aliases: tuple[str, ...]) -> None:
@@ -250,3 +252,17 @@ def to_text(event: Event) -> str:
 def window_from_text(text: str) -> list[Event]:
     """The events of a window from their compact JSON forms joined by commas, in arrival order."""
     return _decode_window(f"[{text}]")
+
+
+def without_repeats(window: list[Event]) -> list[Event]:
+    """The window without repeated event_ids; of each the first arrival stays."""
+    first = {event.event_id: event for event in reversed(window)}
+    if len(first) == len(window):
+        return window
+    return [event for event in window if first[event.event_id] is event]
+
+
+def rfc3339(epoch_ms: int) -> str:
+    """The time as CloudEvents wants it, for instance 2011-12-01T08:26:00.000Z."""
+    moment = datetime.fromtimestamp(epoch_ms // 1000, timezone.utc)
+    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"

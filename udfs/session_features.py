@@ -1,6 +1,6 @@
 """The features of a session: one function for serving, for closed sessions and for training.
 
-    events of a user ─ split_sessions ─ sessions ─ SessionBatch ─ session_features ─ [B, F]
+events of a user ─ split_sessions ─ sessions ─ SessionBatch ─ session_features ─ [B, F]
 """
 
 from __future__ import annotations
@@ -138,9 +138,7 @@ def session_features(batch: SessionBatch) -> np.ndarray:
     duration[full] = (batch.times[last] - batch.times[first]) / 1000.0
     last_gap = np.zeros(size)
     several = counts[full] > 1
-    last_gap[full[several]] = (
-        batch.times[last[several]] - batch.times[last[several] - 1]
-    ) / 1000.0
+    last_gap[full[several]] = (batch.times[last[several]] - batch.times[last[several] - 1]) / 1000.0
     distinct = _distinct(batch, session, size)
     known = ~np.isnan(batch.prices)
     priced = total(known)

@@ -1,0 +1,106 @@
+"""Every event that may change what a user wants is answered with a ranked list.
+
+user-events ─ decode ─┬─ running window ─ recommend ─ recommendations
+                      └─ dead letters ──────────────── dead-letters
+"""
+
+from __future__ import annotations
+
+
+from pydantic import Field, field_validator
+from pyflink.table import StatementSet, Table, TableEnvironment
+
+from jobs.settings import Settings
+from models.recommender import Settings as Ranking
+from operators import decoding, kafka, windows
+from operators.environment import ROOT, Engine, Mode, mode_of, table_environment
+from operators.kafka import Kafka
+from operators.running import run
+from operators.sql import cloud_event
+from udfs.events import EVENT_TYPES
+from udfs.flink import recommending
+from udfs.recommend import Rules
+
+
+class RecommendSettings(Settings):
+    """Settings of the recommend job."""
+
+    kafka: Kafka = Kafka(group="streamrec-recommend")
+    engine: Engine = Engine()
+    events_topic: str = Field("user-events", description="topic the events are read from")
+    recommendations_topic: str = Field("recommendations", description="topic of the lists")
+    dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
+    bundle: str = Field(
+        "models/starter/online-retail", description="folder of the bundle, as `train` writes it"
+    )
+    triggers: tuple[str, ...] = Field(
+        (
+            "select_item",
+            "view_item",
+            "add_to_cart",
+            "add_to_wishlist",
+            "purchase",
+            "search",
+            "recommendation_request",
+        ),
+        description="event types that are answered with a list",
+    )
+    window: int = Field(20, ge=1, le=1000, description="last events of a user that are looked at")
+    session_gap_s: float = Field(1800, gt=0, description="seconds of silence that end a session")
+    list_size: int = Field(20, ge=1, le=1000, description="items of a list")
+    exclude_seen: bool = Field(True, description="leave out items already in the session")
+    state_ttl_s: float = Field(
+        86_400, gt=0, description="seconds after its last event until a user's window is dropped"
+    )
+
+    @field_validator("triggers")
+    @classmethod
+    def _are_event_types(cls, triggers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in triggers:
+            if name not in EVENT_TYPES:
+                raise ValueError(f"expected event types of {', '.join(EVENT_TYPES)}; got {name}")
+        return triggers
+
+
+def pipeline(
+    env: TableEnvironment, events: str, lists: str, dead: str, settings: RecommendSettings
+) -> StatementSet:
+    """Wire the job between the source table `events` and the sinks `lists` and `dead`."""
+    mode = mode_of(settings.engine)
+    decoded = decoding.decode(env, events, mode)
+    window = windows.running(env, decoding.valid(env, decoded), settings.window)
+    answered = recommend(env, window, mode, settings)
+    statements = env.create_statement_set()
+    statements.add_insert(lists, answered)
+    statements.add_insert(dead, decoding.dead_letters(env, decoded))
+    return statements
+
+
+def recommend(
+    env: TableEnvironment, window: Table, mode: Mode, settings: RecommendSettings
+) -> Table:
+    """Answer each window, as Kafka records with CloudEvents headers; null answers are left out."""
+    rules = Rules(settings.triggers, round(settings.session_gap_s * 1000))
+    ranking = Ranking(list_size=settings.list_size, exclude_seen=settings.exclude_seen)
+    bundle = str((ROOT / settings.bundle).resolve())
+    env.create_temporary_function("recommend", recommending(mode, bundle, rules, ranking))
+    headers = cloud_event("recommendation", "list`.`recommendation_id", "list`.`event_time")
+    answered = env.sql_query(
+        f"SELECT `user_id`, recommend(`user_id`, `window`) AS `list` FROM {window}"
+    )
+    return env.sql_query(f"""
+        SELECT ENCODE(`user_id`, 'UTF-8') AS `key`, ENCODE(`list`.`value`, 'UTF-8') AS `value`,
+               {headers} AS `headers`
+        FROM {answered} WHERE `list`.`value` IS NOT NULL""")
+
+
+def main(settings: RecommendSettings) -> int:
+    """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
+    env = table_environment(settings.engine, "recommend")
+    env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
+    kafka.raw_source(env, "user_events", settings.events_topic, settings.kafka)
+    linger = {"linger.ms": "0" if settings.engine.profile == "latency" else "20"}
+    kafka.raw_sink(env, "lists", settings.recommendations_topic, settings.kafka, linger)
+    kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
+    statements = pipeline(env, "user_events", "lists", "dead", settings)
+    return run(env, statements, "recommend", mode_of(settings.engine))

@@ -1,0 +1,79 @@
+"""Closed sessions, by a gap or by an explicit session_end, each with its feature row.
+
+user-events ─ decode ─┬─ on time ─ session window ─ close ─ sessions
+                      ├─ behind the watermark ───────────── late-events
+                      └─ dead letters ───────────────────── dead-letters
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pyflink.table import StatementSet, Table, TableEnvironment
+
+from jobs.settings import Settings
+from operators import decoding, kafka, windows
+from operators.environment import Engine, mode_of, table_environment
+from operators.kafka import Kafka
+from operators.running import run
+from operators.sql import cloud_event
+from udfs.flink import closing
+
+
+class SessionsSettings(Settings):
+    """Settings of the sessions job."""
+
+    kafka: Kafka = Kafka(group="streamrec-sessions")
+    engine: Engine = Engine(profile="throughput")
+    events_topic: str = Field("user-events", description="topic the events are read from")
+    sessions_topic: str = Field("sessions", description="topic of the closed sessions")
+    late_events_topic: str = Field("late-events", description="topic of what came too late")
+    dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
+    session_gap_s: int = Field(1800, ge=1, le=604_800, description="seconds of silence that end a session")
+    out_of_order_s: float = Field(
+        10, ge=0, description="seconds an event may lag behind the newest of its partition"
+    )
+    idle_s: float = Field(
+        30, gt=0, description="seconds of silence after which a partition is not waited for"
+    )
+
+
+def pipeline(
+    env: TableEnvironment,
+    events: str,
+    sessions: str,
+    late: str,
+    dead: str,
+    settings: SessionsSettings,
+) -> StatementSet:
+    """Wire the job between the source table `events` and its three sinks."""
+    decoded = decoding.decode(env, events, mode_of(settings.engine))
+    closed = windows.closed(env, windows.on_time(env, decoded), settings.session_gap_s)
+    statements = env.create_statement_set()
+    statements.add_insert(sessions, close(env, closed, settings))
+    statements.add_insert(late, windows.late(env, decoded))
+    statements.add_insert(dead, decoding.dead_letters(env, decoded))
+    return statements
+
+
+def close(env: TableEnvironment, windows: Table, settings: SessionsSettings) -> Table:
+    """Cut each window into sessions and write them as Kafka records with CloudEvents headers."""
+    env.create_temporary_function("close_sessions", closing(settings.session_gap_s * 1000))
+    return env.sql_query(f"""
+        SELECT ENCODE(`user_id`, 'UTF-8') AS `key`, ENCODE(`message`, 'UTF-8') AS `value`,
+               {cloud_event("session", "session_id", "ended")} AS `headers`
+        FROM {windows}, LATERAL TABLE(close_sessions(`user_id`, `events`))
+            AS `closed`(`session_id`, `ended`, `message`)""")
+
+
+def main(settings: SessionsSettings) -> int:
+    """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
+    env = table_environment(settings.engine, "sessions")
+    env.get_config().set("table.exec.source.idle-timeout", f"{round(settings.idle_s * 1000)} ms")
+    kafka.raw_source(
+        env, "user_events", settings.events_topic, settings.kafka, settings.out_of_order_s
+    )
+    kafka.raw_sink(env, "closed", settings.sessions_topic, settings.kafka)
+    kafka.raw_sink(env, "late", settings.late_events_topic, settings.kafka)
+    kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
+    statements = pipeline(env, "user_events", "closed", "late", "dead", settings)
+    return run(env, statements, "sessions", mode_of(settings.engine))

@@ -1,0 +1,128 @@
+"""A profile and its options → a table environment with real workers, never the loopback one."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field
+from pyflink.common import Configuration
+from pyflink.table import EnvironmentSettings, TableEnvironment
+
+from operators.jars import connector_jar
+from operators.java import java_home
+
+ROOT = Path(__file__).resolve().parent.parent
+CONF = ROOT / "flink-conf"
+
+Mode = Literal["thread", "process"]
+
+
+class Engine(BaseModel):
+    """How Flink runs the job; everything else about Flink stands in flink-conf/."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    profile: Literal["latency", "throughput"] = Field(
+        "latency", description="latency: thread mode, row by row; throughput: process mode, pandas"
+    )
+    parallelism: int = Field(1, ge=1, le=1024, description="slots; in thread mode 1 is best")
+    jobmanager: str | None = Field(
+        None, description="host:port of a running cluster's REST; null runs inside this process"
+    )
+    rest_port: int = Field(0, ge=0, le=65535, description="REST of the local run; 0 = any free")
+    checkpoint_dir: str | None = Field(
+        None, description="URI of a folder all workers reach; null: in the user's state folder"
+    )
+    checkpoint_interval_s: float = Field(10, gt=0, description="seconds between checkpoints")
+    options: dict[str, str] = Field({}, description="further Flink options, applied last")
+
+
+def table_environment(engine: Engine, job: str) -> TableEnvironment:
+    """The environment in which `job` runs: locally, or on the cluster at `engine.jobmanager`."""
+    os.environ["JAVA_HOME"] = str(java_home())
+    os.environ["FLINK_CONF_DIR"] = str(CONF)
+    os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 (no loopback)
+    os.environ.setdefault("FLINK_LOG_DIR", str(_state_folder() / "log"))
+    Path(os.environ["FLINK_LOG_DIR"]).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("JVM_ARGS", "-Xmx2g -XX:+UseG1GC -XX:MaxGCPauseMillis=20")
+    os.environ["PYTHONPATH"] = os.pathsep.join(_python_path())
+    configuration = Configuration()
+    for key, value in options(engine, job).items():
+        configuration.set_string(key, value)
+    settings = EnvironmentSettings.new_instance().in_streaming_mode()
+    return TableEnvironment.create(settings.with_configuration(configuration).build())
+
+
+def mode_of(engine: Engine) -> Mode:
+    """The mode in which the profile runs Python: thread (one row) or process (pandas)."""
+    return profile(engine.profile)["python.execution-mode"]  # type: ignore[return-value]
+
+
+def options(engine: Engine, job: str) -> dict[str, str]:
+    """Flink's options for `job`: the profile's, then the job's own, then `engine.options`."""
+    checkpoints = engine.checkpoint_dir or (_state_folder() / "checkpoints" / job).as_uri()
+    return (
+        profile(engine.profile)
+        | _target(engine)
+        | {
+            "pipeline.name": f"streamrec {job}",
+            "pipeline.jars": connector_jar().as_uri(),
+            "parallelism.default": str(engine.parallelism),
+            "execution.checkpointing.dir": checkpoints,
+            "execution.checkpointing.interval": f"{round(engine.checkpoint_interval_s * 1000)} ms",
+            "python.executable": sys.executable,
+            "python.client.executable": sys.executable,
+            "python.pythonpath": os.pathsep.join(_python_path()),
+        }
+        | engine.options
+    )
+
+
+def profile(name: str) -> dict[str, str]:
+    """The options of `flink-conf/<name>.yaml`, flattened to dotted keys."""
+    return dict(_flat(yaml.safe_load((CONF / f"{name}.yaml").read_text("utf-8"))))
+
+
+def _target(engine: Engine) -> dict[str, str]:
+    if engine.jobmanager is None:
+        return {
+            "execution.target": "local",
+            "rest.address": "127.0.0.1",
+            "rest.bind-address": "127.0.0.1",
+            "rest.port": str(engine.rest_port or _free_port()),
+        }
+    address, _, port = engine.jobmanager.rpartition(":")
+    return {"execution.target": "remote", "rest.address": address, "rest.port": port}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    pairs: list[tuple[str, str]] = []
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            pairs += _flat(value, f"{prefix}{key}.")
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+            pairs.append((prefix + key, text))
+    return pairs
+
+
+def _python_path() -> list[str]:
+    """What workers import from: thread mode knows neither the venv nor editable installs."""
+    return [sysconfig.get_paths()["purelib"], str(ROOT)]
+
+
+def _state_folder() -> Path:
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "streamrec"
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

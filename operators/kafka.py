@@ -1,0 +1,131 @@
+"""Kafka tables: the sources and sinks of every job, with bytes, origin and headers kept."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pyflink.table import TableEnvironment
+
+from operators.sql import interval, quoted
+from udfs.events import EARLIEST_MS, FIELD_ALIASES, MAX_AHEAD_MS
+
+MAX_RECORD_BYTES = 16 << 20  # a dead letter must fit although its record was over 1 MiB
+# Of one partition at a time (a larger record still comes): in a backlog the partitions take
+# turns, so that none looks idle and its events late while the reader is busy with the others.
+FETCH_BYTES = 256 << 10
+
+
+class Kafka(BaseModel):
+    """Where the broker is and how the job reads from it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bootstrap: str = Field("127.0.0.1:9092", description="host:port[,host:port…] of the brokers")
+    group: str = Field("streamrec", min_length=1, description="consumer group, one a job")
+    start: Literal["earliest", "latest", "committed"] = Field(
+        "committed", description="where a first start reads from; committed falls back to earliest"
+    )
+    bounded: bool = Field(False, description="stop at the offsets that are newest at the start")
+
+
+_START = {
+    "earliest": "'scan.startup.mode' = 'earliest-offset'",
+    "latest": "'scan.startup.mode' = 'latest-offset'",
+    "committed": (
+        "'scan.startup.mode' = 'group-offsets', 'properties.auto.offset.reset' = 'earliest'"
+    ),
+}
+
+
+# Epoch milliseconds of a TIMESTAMP_LTZ(3); counted from 2000 so that TIMESTAMPDIFF's INT holds.
+RECEIVED_MS = (
+    "(946684800000 + 1000 * CAST(TIMESTAMPDIFF(SECOND, "
+    "TO_TIMESTAMP_LTZ(946684800000, 3), `received`) AS BIGINT)"
+    " + EXTRACT(MILLISECOND FROM `received`))"
+)
+
+
+def event_time_ms() -> str:
+    """SQL for the event time of a raw record; the year 2000 where `udfs.events` refuses it.
+
+    Flink can push this into the Kafka source, which then has a watermark of its own for each
+    partition: reading a backlog makes no event late that was not. The bounds keep a record from
+    the year 2099 from moving the watermark. A test holds it to `udfs.events.decode`.
+    """
+    names = ("event_time", *FIELD_ALIASES["event_time"])
+    found = ", ".join(f"JSON_VALUE(CAST(`value` AS STRING), '$.{name}')" for name in names)
+    since = f"TRY_CAST(COALESCE({found}) AS BIGINT) - {EARLIEST_MS}"
+    beyond = f"({RECEIVED_MS} + {MAX_AHEAD_MS + 1 - EARLIEST_MS})"
+    # MOD sends what is beyond the bound to 0; a CASE would parse the JSON once for each branch.
+    return f"{EARLIEST_MS} + COALESCE(MOD(GREATEST(LEAST({since}, {beyond}), 0), {beyond}), 0)"
+
+
+def raw_source(
+    env: TableEnvironment,
+    name: str,
+    topic: str,
+    kafka: Kafka,
+    out_of_order_s: float | None = None,
+) -> None:
+    """Register topic `topic` as table `name`: raw bytes with their origin, nothing decoded.
+
+    Columns: key, value BYTES; headers MAP<STRING, BYTES>; topic; partition; offset; received;
+    and rowtime, with a watermark `out_of_order_s` behind the newest event, where that is given.
+    """
+    time = ""
+    if out_of_order_s is not None:
+        time = f""",
+            `rowtime` AS TO_TIMESTAMP_LTZ({event_time_ms()}, 3),
+            WATERMARK FOR `rowtime` AS `rowtime` - {interval(out_of_order_s)}"""
+    bounded = ", 'scan.bounded.mode' = 'latest-offset'" if kafka.bounded else ""
+    env.execute_sql(f"""
+        CREATE TEMPORARY TABLE `{name}` (
+            `key` BYTES,
+            `value` BYTES,
+            `headers` MAP<STRING, BYTES> METADATA VIRTUAL,
+            `topic` STRING METADATA VIRTUAL,
+            `partition` INT METADATA VIRTUAL,
+            `offset` BIGINT METADATA VIRTUAL,
+            `received` TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL{time}
+        ) WITH (
+            'connector' = 'kafka',
+            'topic' = {quoted(topic)},
+            'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
+            'properties.group.id' = {quoted(kafka.group)},
+            'properties.max.partition.fetch.bytes' = '{FETCH_BYTES}',
+            {_START[kafka.start]}{bounded},
+            'key.format' = 'raw', 'key.fields' = 'key',
+            'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
+        )""")
+
+
+def raw_sink(
+    env: TableEnvironment,
+    name: str,
+    topic: str,
+    kafka: Kafka,
+    properties: dict[str, str] | None = None,
+) -> None:
+    """Register topic `topic` as sink `name` with columns key, value BYTES and headers.
+
+    `properties` are settings of the Kafka producer, for instance {"linger.ms": "1"}.
+    """
+    extra = "".join(
+        f",\n            'properties.{key}' = {quoted(value)}"
+        for key, value in (properties or {}).items()
+    )
+    env.execute_sql(f"""
+        CREATE TEMPORARY TABLE `{name}` (
+            `key` BYTES,
+            `value` BYTES,
+            `headers` MAP<STRING, BYTES> METADATA
+        ) WITH (
+            'connector' = 'kafka',
+            'topic' = {quoted(topic)},
+            'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
+            'properties.max.request.size' = '{MAX_RECORD_BYTES}',
+            'properties.compression.type' = 'lz4'{extra},
+            'key.format' = 'raw', 'key.fields' = 'key',
+            'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
+        )""")

@@ -1,0 +1,112 @@
+"""Run a job until it ends or the user stops it, and read the counters it exposes."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import time
+import urllib.request
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+from pyflink.table import StatementSet, TableEnvironment
+from rich.console import Console
+
+ENDED = ("FINISHED", "FAILED", "CANCELED")
+
+
+def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) -> int:
+    """Start the job, say where it runs, show its counters; return 0 when it ended well.
+
+    Ctrl-C and SIGTERM cancel a job that runs inside this process.
+    """
+    client = statements.execute().get_job_client()
+    options = env.get_config()
+    rest = f"http://{options.get('rest.address', '')}:{options.get('rest.port', '')}"
+    job_id = str(client.get_job_id())
+    console = Console(stderr=True)
+    console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
+    stopping = _on_stop_signals()
+    status = _watch(console, rest, job_id, job, stopping)
+    if status not in ENDED:
+        client.cancel().result()
+        status = "CANCELED"
+    if status == "FAILED":
+        console.print(f"{job}: failed: {failure(rest, job_id)}", markup=False)
+    return 0 if status in ("FINISHED", "CANCELED") else 1
+
+
+def _watch(console: Console, rest: str, job_id: str, job: str, stopping: threading.Event) -> str:
+    """Show the counters once a second until the job ends or is to stop; return its status."""
+    status, quiet_since = "INITIALIZING", time.monotonic()
+    with console.status(f"{job}: starting") as line:
+        while status not in ENDED and not stopping.wait(1.0):
+            try:
+                status = str(_get(f"{rest}/jobs/{job_id}")["state"])
+                counts = counters(rest, job_id)
+                quiet_since = time.monotonic()
+            except OSError:  # a local run's REST ends with its job
+                if time.monotonic() - quiet_since > 5:
+                    return "FINISHED"
+                continue
+            shown = "  ".join(f"{name} {count:,}" for name, count in counts.items())
+            line.update(f"{job}: {status.lower()}  {shown}")
+    return status
+
+
+def counters(rest: str, job_id: str) -> dict[str, int]:
+    """Sum the counters of streamrec's own functions over all subtasks of a job, by name."""
+    sums: dict[str, int] = {}
+    for vertex in _get(f"{rest}/jobs/{job_id}")["vertices"]:
+        base = f"{rest}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+        names = [entry["id"] for entry in _get(base) if entry["id"].rpartition(".")[2] in KNOWN]
+        for name in names:
+            for entry in _get(f"{base}?get={urllib.request.quote(name)}&agg=sum"):
+                short = name.rpartition(".")[2]
+                sums[short] = sums.get(short, 0) + round(entry["sum"])
+    return {name: sums[name] for name in KNOWN if name in sums}
+
+
+KNOWN = (
+    "consumed",
+    "answered",
+    "not_triggering",
+    "duplicates",
+    "dead_letters",
+    "sessions",
+    "late",
+)
+"""Names of the counters, in the order in which they are shown."""
+
+
+def balance(counts: Mapping[str, int]) -> int:
+    """What the accounting identity leaves over; 0 once every record has met its outcome."""
+    outcomes = ("answered", "not_triggering", "duplicates", "dead_letters")
+    return counts.get("consumed", 0) - sum(counts.get(name, 0) for name in outcomes)
+
+
+def failure(rest: str, job_id: str) -> str:
+    """Flink's root exception of a failed job."""
+    try:
+        history = _get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+        return str(history[0]["stacktrace"]) if history else "no exception was recorded"
+    except OSError as error:
+        return f"its exception could not be read: {error}"
+
+
+def _get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return json.load(response)
+
+
+def _on_stop_signals() -> threading.Event:
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    return stopping

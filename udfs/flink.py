@@ -1,0 +1,148 @@
+"""What Flink's Python workers run: a row and a pandas wrapper over each engine-free function.
+
+A row wrapper runs one value at a time (thread mode), a pandas one a whole Arrow batch (process
+mode). Both only hold handles: the rules are in `udfs.events` and `udfs.recommend`.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import pandas as pd
+from pyflink.common import Row
+from pyflink.table import DataTypes, FunctionContext, ScalarFunction, TableFunction
+from pyflink.table.udf import udf, udtf
+
+from models.bundle import load_bundle
+from models.recommender import Recommender
+from models.recommender import Settings as Ranking
+from udfs.events import InvalidEventError, decode, to_text
+from udfs.recommend import Answer, Answering, Rules, Tally
+from udfs.sessions import close_sessions
+
+Mode = Literal["thread", "process"]
+
+
+def _strings(*names: str) -> DataTypes:
+    return DataTypes.ROW([DataTypes.FIELD(name, DataTypes.STRING()) for name in names])
+
+
+_DECODED = ("user_id", "event", "reason")
+_ANSWERED = ("recommendation_id", "event_time", "value")
+
+
+def decoding(mode: Mode) -> Any:
+    """(value BYTES, received BIGINT) → ROW<user_id, event, reason>, all STRING."""
+    return _wrapped(mode, DecodeRow, DecodeBatch, _DECODED)
+
+
+def recommending(mode: Mode, bundle: str, rules: Rules, ranking: Ranking) -> Any:
+    """(user_id STRING, window STRING) → ROW<recommendation_id, event_time, value>, or nulls."""
+    return _wrapped(mode, RecommendRow, RecommendBatch, _ANSWERED, mode, bundle, rules, ranking)
+
+
+def closing(gap_ms: int) -> Any:
+    """(user_id STRING, events STRING) → rows of (session_id, ended, message), all STRING."""
+    return udtf(CloseSessions(gap_ms), result_types=[DataTypes.STRING()] * 3)
+
+
+def _wrapped(mode: Mode, row: Any, batch: Any, fields: tuple[str, ...], *arguments: Any) -> Any:
+    if mode == "thread":
+        return udf(row(*arguments), result_type=_strings(*fields))
+    return udf(batch(*arguments), result_type=_strings(*fields), func_type="pandas")
+
+
+class _Decode(ScalarFunction):
+    def open(self, function_context: FunctionContext) -> None:
+        metrics = function_context.get_metric_group()
+        self.consumed = metrics.counter("consumed")
+        self.dead_letters = metrics.counter("dead_letters")
+
+    def decode(self, value: bytes | None, received_ms: int) -> tuple[Any, Any, Any]:
+        self.consumed.inc()
+        try:
+            user_id, event = decode(value, received_ms)
+            return user_id, to_text(event), None
+        except InvalidEventError as error:
+            self.dead_letters.inc()
+            return None, None, str(error)[:500]
+
+
+class DecodeRow(_Decode):
+    def eval(self, value: bytes | None, received_ms: int) -> Row:
+        return Row(*self.decode(value, received_ms))
+
+
+class DecodeBatch(_Decode):
+    def eval(self, values: pd.Series, received_ms: pd.Series) -> pd.DataFrame:
+        rows = [self.decode(*pair) for pair in zip(values, received_ms, strict=True)]
+        return pd.DataFrame(rows, columns=list(_DECODED), dtype=object)
+
+
+class _Recommend(ScalarFunction):
+    """Holds the recommender of one worker; loads and self-tests the bundle when opened."""
+
+    def __init__(self, mode: Mode, bundle: str, rules: Rules, ranking: Ranking) -> None:
+        self.mode, self.bundle, self.rules, self.ranking = mode, bundle, rules, ranking
+
+    def open(self, function_context: FunctionContext) -> None:
+        if worker_mode() != self.mode:
+            raise RuntimeError(
+                f"expected Python in {self.mode} mode; Flink chose {worker_mode()} mode, "
+                "which happens when one function of the job cannot run in the mode asked for"
+            )
+        recommender = Recommender(load_bundle(self.bundle), self.ranking)
+        self.answering = Answering(recommender, self.rules)
+        metrics = function_context.get_metric_group()
+        self.counters = {name: metrics.counter(name) for name in Tally.__slots__}
+        # A full collection over all that was just imported takes 60-100 ms: keep it out of them.
+        gc.collect()
+        gc.freeze()
+
+    def answer(self, users: Sequence[str], windows: Sequence[str]) -> list[Answer | None]:
+        answers, tally = self.answering.answer(users, windows)
+        for name, counter in self.counters.items():
+            counter.inc(getattr(tally, name))
+        return answers
+
+
+class RecommendRow(_Recommend):
+    def eval(self, user_id: str, window: str) -> Row:
+        (answer,) = self.answer([user_id], [window])
+        return Row(*_columns(answer))
+
+
+class RecommendBatch(_Recommend):
+    def eval(self, users: pd.Series, windows: pd.Series) -> pd.DataFrame:
+        answers = self.answer(users.tolist(), windows.tolist())
+        rows = [_columns(answer) for answer in answers]
+        return pd.DataFrame(rows, columns=list(_ANSWERED), dtype=object)
+
+
+class CloseSessions(TableFunction):
+    """Row by row in both modes: there is one call a closed window, not one an event."""
+
+    def __init__(self, gap_ms: int) -> None:
+        self.gap_ms = gap_ms
+
+    def open(self, function_context: FunctionContext) -> None:
+        self.sessions = function_context.get_metric_group().counter("sessions")
+
+    def eval(self, user_id: str, events: str) -> Iterator[tuple[str, str, str]]:
+        for closed in close_sessions(user_id, events, self.gap_ms):
+            self.sessions.inc()
+            yield closed.session_id, closed.event_time, closed.value
+
+
+def _columns(answer: Answer | None) -> tuple[Any, Any, Any]:
+    if answer is None:
+        return None, None, None
+    return answer.recommendation_id, answer.event_time, answer.value
+
+
+def worker_mode() -> Mode:
+    """The mode this interpreter really runs in: embedded in a JVM, or a process of its own."""
+    return "thread" if "_pemja" in sys.modules or "pemja" in sys.modules else "process"
