@@ -1,6 +1,6 @@
 """Events as columns, cut into sessions: what training and evaluation work on.
 
-    EventTable (any order) ─ sessions_from ─ SessionLog (by end time) ─ prefixes ─ SessionBatch
+EventTable (any order) ─ sessions_from ─ SessionLog (by end time) ─ prefixes ─ SessionBatch
 """
 
 from __future__ import annotations

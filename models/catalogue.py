@@ -1,0 +1,126 @@
+"""The items a bundle knows: ids, titles, prices and what the ranker reads of each of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from models.sessions import SessionLog
+
+STATIC_FEATURES = (
+    "log_popularity",  # log(1 + events of the item in training)
+    "log_recent_popularity",  # the same, events halving in weight with age
+    "trend",  # recent popularity against all-time popularity, log ratio
+    "log_days_unseen",  # log(1 + days between its last event and the end of training)
+    "log_price",  # 0 where not known
+)
+"""What the ranker reads of an item without looking at the session, in column order."""
+
+_DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """V items as parallel columns, most popular first."""
+
+    item_ids: list[str]
+    titles: list[str | None]
+    categories: np.ndarray  # int32 [V], code of the category, -1 where not known
+    prices: np.ndarray  # float32 [V], median price, 0 where not known
+    popularity: np.ndarray  # float32 [V], events in training
+    recent: np.ndarray  # float32 [V], events in training, weighted by age
+    days_unseen: np.ndarray  # float32 [V], age of the last event at the end of training
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def static_features(self) -> np.ndarray:
+        """What the ranker reads of each item: float32 [V, len(STATIC_FEATURES)]."""
+        scale = self.popularity.sum() / max(float(self.recent.sum()), 1e-9)
+        columns = (
+            np.log1p(self.popularity),
+            np.log1p(self.recent),
+            np.log((self.recent * scale + 5.0) / (self.popularity + 5.0)),
+            np.log1p(self.days_unseen),
+            np.where(self.prices > 0, np.log(np.maximum(self.prices, 1e-6)), 0.0),
+        )
+        return np.ascontiguousarray(np.stack(columns, axis=1), np.float32)
+
+    def to_table(self) -> pa.Table:
+        """The catalogue as Arrow columns, in the order of the items' indices."""
+        return pa.table(
+            {
+                "item_id": pa.array(self.item_ids, pa.string()),
+                "title": pa.array(self.titles, pa.string()),
+                "category": pa.array(self.categories, pa.int32()),
+                "price": pa.array(self.prices, pa.float32()),
+                "popularity": pa.array(self.popularity, pa.float32()),
+                "recent": pa.array(self.recent, pa.float32()),
+                "days_unseen": pa.array(self.days_unseen, pa.float32()),
+            }
+        )
+
+    @classmethod
+    def from_table(cls, table: pa.Table) -> Catalogue:
+        """Read what `to_table` wrote; raises KeyError or ArrowInvalid for foreign columns."""
+        return cls(
+            table["item_id"].to_pylist(),
+            table["title"].to_pylist(),
+            *(
+                table[name].to_numpy().astype(kind)
+                for name, kind in (
+                    ("category", np.int32),
+                    ("price", np.float32),
+                    ("popularity", np.float32),
+                    ("recent", np.float32),
+                    ("days_unseen", np.float32),
+                )
+            ),
+        )
+
+
+def catalogue_of(
+    log: SessionLog, min_count: int, max_items: int, half_life_days: float
+) -> tuple[Catalogue, np.ndarray]:
+    """The items seen at least `min_count` times, and the map from the log's codes to them.
+
+    The map is int32 [codes of the log], -1 for items that are left out. Items are ordered by
+    popularity, then by first appearance.
+    """
+    codes = len(log.facts.ids)
+    counts = np.bincount(log.items, minlength=codes)
+    known = np.flatnonzero(counts >= max(min_count, 1))
+    known = known[np.argsort(-counts[known], kind="stable")][:max_items]
+    index = np.full(codes, -1, np.int32)
+    index[known] = np.arange(len(known))
+    age = (log.times.max() - log.times) / _DAY_MS
+    recent = np.bincount(log.items, weights=0.5 ** (age / half_life_days), minlength=codes)
+    last = np.full(codes, log.times.min(), np.int64)
+    np.maximum.at(last, log.items, log.times)
+    names = sorted({name for name in log.facts.categories if name is not None})
+    category = {name: code for code, name in enumerate(names)}
+    catalogue = Catalogue(
+        [log.facts.ids[code] for code in known],
+        [log.facts.titles[code] for code in known],
+        np.array([category.get(log.facts.categories[c] or "", -1) for c in known], np.int32),
+        _median_prices(log, codes)[known],
+        counts[known].astype(np.float32),
+        recent[known].astype(np.float32),
+        ((log.times.max() - last[known]) / _DAY_MS).astype(np.float32),
+    )
+    return catalogue, index
+
+
+def _median_prices(log: SessionLog, codes: int) -> np.ndarray:
+    """Median of the known prices of each code (the lower of two middles), 0 without any."""
+    rows = np.flatnonzero(~np.isnan(log.prices))
+    rows = rows[np.lexsort((log.prices[rows], log.items[rows]))]
+    items = log.items[rows]
+    first = np.searchsorted(items, np.arange(codes))
+    count = np.searchsorted(items, np.arange(codes), side="right") - first
+    out = np.zeros(codes, np.float32)
+    some = count > 0
+    out[some] = log.prices[rows[first[some] + (count[some] - 1) // 2]]
+    return out

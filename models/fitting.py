@@ -1,0 +1,255 @@
+"""From sessions to a bundle: what is fitted on which slice of time.
+
+train ──────── encoder and neighbours ── candidates for prefixes of valid ── ranker
+train + valid ─ encoder and neighbours again, as many epochs as were best ── bundle
+test ────────── only measured
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import faiss
+import numpy as np
+import pyarrow as pa
+
+from models.bundle import FORMAT, Bundle, assemble, feature_schema
+from models.candidates import Blend, known_items
+from models.catalogue import Catalogue, catalogue_of
+from models.covisits import Neighbours, NeighbourSettings, fit_neighbours
+from models.encoders import CandidateRanker, SessionEncoder
+from models.evaluation import sampled_targets
+from models.export import export_encoder, export_ranker
+from models.metrics import MISS
+from models.networks import encode, open_network
+from models.recommender import Recommender
+from models.retrieval import build_index
+from models.sessions import SessionLog
+from models.training import (
+    EncoderSettings,
+    ItemRows,
+    Progress,
+    RankerSettings,
+    RankingTask,
+    fit_encoder,
+    fit_ranker,
+)
+from udfs.session_features import FEATURES, SessionBatch, session_features
+
+__all__ = ["MISS", "FitSettings", "Fitted", "Slices", "fit", "golden_batch"]
+
+_NEVER_ASKED = "an untrained ranker scores nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class FitSettings:
+    """Everything that decides what comes out of a fit besides the data."""
+
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    ranker: RankerSettings = field(default_factory=RankerSettings)
+    neighbours: NeighbourSettings = field(default_factory=NeighbourSettings)
+    blend: Blend = field(default_factory=Blend)
+    min_count: int = 5  # an item must occur this often to be in the catalogue
+    max_items: int = 1_000_000
+    recent_half_life_days: float = 7.0
+    bought_together: str = "bought together with"
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """Sessions of three consecutive times."""
+
+    train: SessionLog
+    valid: SessionLog
+    test: SessionLog
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A fit's files (all but golden.json), its base manifest and what it found out."""
+
+    files: dict[str, bytes]
+    manifest: dict[str, Any]
+    epochs: int
+
+
+def fit(slices: Slices, settings: FitSettings, progress: Progress) -> tuple[Fitted, Bundle]:
+    """Fit on train and valid; returns the files and the bundle they make up."""
+    settings = replace(settings, encoder=replace(settings.encoder, length=settings.blend.recent))
+    first, _, epochs = _fit_parts(slices.train, slices.valid, None, settings, progress)
+    untrained = export_ranker(_blank_ranker(settings))
+    base = _manifest(settings)
+    trial = assemble(base, {**first, "ranker.onnx": untrained})
+    ranker = fit_ranker(
+        ranking_task(trial, slices.valid, settings, progress),
+        settings.ranker,
+        settings.seed,
+        progress,
+    )
+    everything = slices.train.joined(slices.valid)
+    files, index, _ = _fit_parts(everything, None, epochs, settings, progress)
+    files["ranker.onnx"] = export_ranker(ranker)
+    manifest = {**base, "index": index, "encoder_epochs": epochs}
+    return Fitted(files, manifest, epochs), assemble(manifest, files)
+
+
+def _fit_parts(
+    log: SessionLog,
+    valid: SessionLog | None,
+    epochs: int | None,
+    settings: FitSettings,
+    progress: Progress,
+) -> tuple[dict[str, bytes], str, int]:
+    """Files of catalogue, neighbours, encoder and index; why this index; epochs fitted."""
+    catalogue, code = catalogue_of(
+        log, settings.min_count, settings.max_items, settings.recent_half_life_days
+    )
+    if len(catalogue) < 2:
+        raise ValueError(
+            f"expected at least 2 items that occur {settings.min_count} times; "
+            f"got {len(catalogue)}; give more data or lower `min_count`"
+        )
+    progress("neighbours", 0, 1)
+    neighbours = neighbours_of(log, catalogue, code, settings.neighbours)
+    progress("neighbours", 1, 1)
+    rows = _known_rows(log, code)
+    fixed = settings.encoder if epochs is None else replace(settings.encoder, epochs=epochs)
+    encoder, epochs = fit_encoder(
+        rows,
+        None if valid is None else _known_rows(valid, code),
+        len(catalogue),
+        fixed,
+        settings.seed,
+        progress,
+    )
+    files = _catalogue_files(catalogue, neighbours)
+    vectors = _vectors(encoder)
+    files["encoder.onnx"] = export_encoder(encoder, settings.encoder.length)
+    files["vectors.npy"] = _npy(vectors)
+    queries = _queries(files["encoder.onnx"], vectors, rows, settings)
+    index, why = build_index(vectors, queries, min(settings.blend.neural, len(vectors)))
+    files["index.faiss"] = faiss.serialize_index(index).tobytes()
+    return files, why, epochs
+
+
+def neighbours_of(
+    log: SessionLog, catalogue: Catalogue, code: np.ndarray, settings: NeighbourSettings
+) -> Neighbours:
+    """Neighbours of the catalogue's items; `code` maps the log's items to them."""
+    items = code[log.items]
+    known = items >= 0
+    return fit_neighbours(
+        items[known],
+        log.session_of_row()[known],
+        log.times[known],
+        catalogue.titles,
+        settings,
+    )
+
+
+def ranking_task(
+    bundle: Bundle, log: SessionLog, settings: FitSettings, progress: Progress
+) -> RankingTask:
+    """Candidates that retrieval really makes for prefixes of sessions it was not fitted on."""
+    recommender = Recommender(bundle)
+    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
+    targets = sampled_targets(log, settings.ranker.samples, settings.seed)
+    task = RankingTask([], [], [])
+    for at in range(0, len(targets), 512):
+        part = targets[at : at + 512]
+        batch = log.prefixes(part)
+        features = session_features(batch)
+        wanted = np.array([index.get(log.facts.ids[c], -1) for c in log.items[part].tolist()])
+        for chunk, found in recommender.candidates(batch, features):
+            task.candidates.append(found)
+            task.sessions.append(features[chunk])
+            task.targets.append(_places(found.rows, found.items, wanted[chunk], len(index)))
+        progress("candidates", min(at + 512, len(targets)), len(targets))
+    return task
+
+
+def golden_batch(bundle: Bundle, log: SessionLog, count: int = 24) -> SessionBatch:
+    """Prefixes of sessions of the log and one session that knows nothing, evenly chosen."""
+    targets = log.target_rows()
+    chosen = targets[np.linspace(0, len(targets) - 1, min(count, len(targets))).astype(int)]
+    batch = log.prefixes(chosen)
+    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
+    if (known_items(batch, index) >= 0).sum() == 0:
+        raise ValueError("expected a known item in the newest sessions; found none")
+    return replace(batch, offsets=np.append(batch.offsets, batch.offsets[-1]))
+
+
+def _places(rows: np.ndarray, items: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarray:
+    """Where each session's wanted item is among the candidates, -1 if it is not: int64 [B]."""
+    keys = rows * size + items
+    want = np.arange(len(wanted)) * size + wanted
+    at = np.minimum(np.searchsorted(keys, want), len(keys) - 1)
+    return np.where((wanted >= 0) & (keys[at] == want), at, -1)
+
+
+def _known_rows(log: SessionLog, code: np.ndarray) -> ItemRows:
+    items = code[log.items]
+    known = items >= 0
+    return ItemRows(items[known].astype(np.int64), log.session_of_row()[known])
+
+
+def _vectors(encoder: SessionEncoder) -> np.ndarray:
+    weight = encoder.vectors.weight.detach().cpu().numpy()
+    return np.ascontiguousarray(weight, np.float32)
+
+
+def _queries(
+    encoder: bytes, vectors: np.ndarray, rows: ItemRows, settings: FitSettings
+) -> np.ndarray:
+    """Session vectors of up to 500 places of real sessions, for measuring an index: [Q, D]."""
+    length = settings.blend.recent
+    if len(rows.items) < length:
+        return np.empty((0, vectors.shape[1]), np.float32)
+    ends = np.linspace(length, len(rows.items), 500).astype(int)
+    windows = rows.items[ends[:, None] - length + np.arange(length)]
+    return encode(open_network(encoder), vectors[windows], np.full(len(ends), length))
+
+
+def _blank_ranker(settings: FitSettings) -> CandidateRanker:
+    schema = feature_schema()
+    return CandidateRanker(len(schema["candidate"]), len(FEATURES), settings.ranker.hidden)
+
+
+def _manifest(settings: FitSettings) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "features": feature_schema(),
+        "blend": asdict(settings.blend),
+        "texts": {"together": settings.bought_together},
+    }
+
+
+def _catalogue_files(catalogue: Catalogue, neighbours: Neighbours) -> dict[str, bytes]:
+    return {
+        "items.arrow": _arrow(catalogue.to_table()),
+        "neighbour_items.npy": _npy(neighbours.items),
+        "neighbour_weights.npy": _npy(neighbours.weights.astype(np.float16)),
+    }
+
+
+def _arrow(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    return bytes(sink.getvalue())
+
+
+def _npy(array: np.ndarray) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def data_window(log: SessionLog) -> Mapping[str, int]:
+    """First and last event time of a log in epoch ms."""
+    return {"from": int(log.times.min()), "to": int(log.times.max())}

@@ -1,0 +1,39 @@
+"""Losses as plain functions of logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def full_softmax(states: Tensor, vectors: Tensor, targets: Tensor) -> Tensor:
+    """Cross-entropy over the whole catalogue: states [N, D], vectors [V, D], targets [N]."""
+    return F.cross_entropy(states @ vectors.T, targets)
+
+
+def sampled_softmax(
+    states: Tensor, vectors: Tensor, targets: Tensor, negatives: Tensor, log_q: Tensor
+) -> Tensor:
+    """Cross-entropy against negatives shared by the batch, corrected for how they were drawn.
+
+    negatives [K] are items, log_q [V] the log of how likely each item is drawn; a negative that
+    is the target is masked (Bengio & Senécal 2008; logQ correction of Yi et al. 2019).
+    """
+    right = (states * vectors[targets]).sum(1, keepdim=True) - log_q[targets][:, None]
+    wrong = states @ vectors[negatives].T - log_q[negatives]
+    wrong = wrong.masked_fill(negatives[None, :] == targets[:, None], -1e9)
+    logits = torch.cat([right, wrong], dim=1)
+    return F.cross_entropy(logits, torch.zeros_like(targets))
+
+
+def listwise_softmax(scores: Tensor, rows: Tensor, targets: Tensor, size: int) -> Tensor:
+    """ListNet's top-one loss over ragged lists: scores [M], rows [M] → list, targets [size].
+
+    targets are indices into scores, one for each list.
+    """
+    best = torch.full((size,), -torch.inf, device=scores.device)
+    best = best.scatter_reduce(0, rows, scores.detach(), "amax")
+    total = torch.zeros(size, device=scores.device)
+    total = total.index_add(0, rows, torch.exp(scores - best[rows]))
+    return (torch.log(total) + best - scores[targets]).mean()

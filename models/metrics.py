@@ -1,0 +1,62 @@
+"""How good lists are: next-item metrics from the rank of the item that came next."""
+
+from __future__ import annotations
+
+import numpy as np
+
+MISS = np.iinfo(np.int64).max
+"""The rank of an item that is not ranked at all."""
+
+
+def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """1-based rank of each target in its row, ties counted against it: scores [N, V], [N].
+
+    A target of -1 (an item that training never saw) or a score that is not finite is a miss.
+    """
+    own = scores[np.arange(len(targets)), np.maximum(targets, 0)]
+    ranks = (scores >= own[:, None]).sum(axis=1).astype(np.int64)
+    return np.where((targets >= 0) & np.isfinite(own), ranks, MISS)
+
+
+def ranks_from_lists(
+    lists: list[list[str]], scores: list[list[float]], targets: list[str]
+) -> np.ndarray:
+    """1-based rank of each target in its list, ties counted against it; absent: a miss."""
+    ranks = np.full(len(targets), MISS, np.int64)
+    for row, (items, values, target) in enumerate(zip(lists, scores, targets, strict=True)):
+        if target in items:
+            own = values[items.index(target)]
+            ranks[row] = sum(value >= own for value in values)
+    return ranks
+
+
+def hit_rate(ranks: np.ndarray, cutoff: int = 20) -> float:
+    """Share of targets among the first `cutoff`."""
+    return float(np.mean(ranks <= cutoff)) if len(ranks) else 0.0
+
+
+def reciprocal_rank(ranks: np.ndarray, cutoff: int = 20) -> float:
+    """Mean of 1 / rank, 0 beyond `cutoff`."""
+    return float(np.mean(np.where(ranks <= cutoff, 1.0 / ranks, 0.0))) if len(ranks) else 0.0
+
+
+def discounted_gain(ranks: np.ndarray, cutoff: int = 20) -> float:
+    """NDCG with one right answer: mean of 1 / log2(1 + rank), 0 beyond `cutoff`."""
+    gain = 1.0 / np.log2(1.0 + np.minimum(ranks, cutoff + 1))
+    return float(np.mean(np.where(ranks <= cutoff, gain, 0.0))) if len(ranks) else 0.0
+
+
+def coverage(recommended: int, catalogue: int) -> float:
+    """Share of the catalogue that is in at least one list."""
+    return recommended / catalogue if catalogue else 0.0
+
+
+def summary(ranks: np.ndarray, recommended: int, catalogue: int) -> dict[str, float]:
+    """All metrics at 20, rounded to the fourth place."""
+    values = {
+        "hr20": hit_rate(ranks),
+        "mrr20": reciprocal_rank(ranks),
+        "ndcg20": discounted_gain(ranks),
+        "coverage": coverage(recommended, catalogue),
+    }
+    return {name: round(value, 4) for name, value in values.items()}

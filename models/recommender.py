@@ -1,0 +1,247 @@
+"""Sessions in, ranked lists out: the one function that serving, evaluation and golden batches use.
+
+    SessionBatch ─ known items ─ encoder ─ candidates ─ ranker ─ best of each ─ RankedList
+
+If a stage fails the next simpler one answers, and `served_by` says which.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from models.candidates import CandidateBuilder, Candidates, Recent, known_items, recent_items
+from models.networks import encode, score
+from models.ranking import SOURCES, best_of_each, explain, retrieval_scores
+from models.retrieval import search
+from udfs.session_features import SessionBatch
+
+if TYPE_CHECKING:
+    from models.bundle import Bundle
+
+CHUNK = 48  # sessions worked on at once, so that the arrays of a stage stay in the cache
+_NEURAL, _TRENDING, _POPULAR = (SOURCES.index(s) for s in ("neural", "trending", "popular"))
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RankedList:
+    """One answer: parallel columns, best first; treat them as read-only, texts are shared."""
+
+    item_ids: list[str]
+    scores: list[float]
+    sources: list[str]
+    reasons: list[list[str]]
+    served_by: str  # full, retrieval (the ranker failed) or popular (nothing known, or failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a user of a bundle may choose."""
+
+    list_size: int = 20
+    exclude_seen: bool = True  # leave out items that are in the session already
+
+
+class Recommender:
+    """Answers batches of sessions from one bundle; the same session, the same bits, always."""
+
+    def __init__(self, bundle: Bundle, settings: Settings = Settings()) -> None:
+        if settings.list_size < 1:
+            raise ValueError(f"`list_size` must be at least 1; got {settings.list_size}")
+        self.settings = settings
+        self.bundle_version = bundle.version
+        self.took_us = {"retrieve": 0, "rank": 0}
+        self._bundle = bundle
+        self._index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
+        self._titles = bundle.catalogue.titles
+        self._popular = bundle.popular
+        self._neural = min(bundle.blend.neural, len(self._index))
+        self._builder = CandidateBuilder(
+            bundle.vectors,
+            bundle.neighbours.items,
+            bundle.neighbours.weights,
+            bundle.catalogue.static_features(),
+            bundle.catalogue.prices,
+            bundle.catalogue.categories,
+            bundle.popular,
+            bundle.blend,
+        )
+        self._reasons = _reasons(bundle.catalogue.item_ids, self._titles, bundle.texts)
+
+    def title(self, item_id: str) -> str | None:
+        """The item's title, None where the item or its title is not known."""
+        place = self._index.get(item_id)
+        return None if place is None else self._titles[place]
+
+    def recommend(self, batch: SessionBatch, features: np.ndarray) -> list[RankedList]:
+        """One list for each session; `features` are `session_features(batch)` [B, F].
+
+        `took_us` then holds the microseconds a list took, on average, by stage.
+        """
+        took = [0, 0]
+        codes = known_items(batch, self._index)
+        session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
+        answerable = np.flatnonzero(np.bincount(session[codes >= 0], minlength=len(batch)))
+        nothing_known = self._popular_list(frozenset())
+        answers = [nothing_known] * len(batch)
+        for at in range(0, len(answerable), CHUNK):
+            chunk = answerable[at : at + CHUNK]
+            lists = self._answer(batch, codes, chunk, features[chunk], took)
+            for place, answer in zip(chunk.tolist(), lists, strict=True):
+                answers[place] = answer
+        size = max(len(batch), 1) * 1000
+        self.took_us = {"retrieve": took[0] // size, "rank": took[1] // size}
+        return answers
+
+    def candidates(
+        self, batch: SessionBatch, features: np.ndarray
+    ) -> list[tuple[np.ndarray, Candidates]]:
+        """What would be ranked, in chunks of (sessions of the batch, candidates): for training."""
+        codes = known_items(batch, self._index)
+        session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
+        some = np.flatnonzero(np.bincount(session[codes >= 0], minlength=len(batch)))
+        chunks = [some[at : at + CHUNK] for at in range(0, len(some), CHUNK)]
+        return [
+            (chunk, self._retrieve(_recent_of(batch, codes, chunk, self._length), features[chunk]))
+            for chunk in chunks
+        ]
+
+    @property
+    def _length(self) -> int:
+        return self._bundle.blend.recent
+
+    def _answer(
+        self,
+        batch: SessionBatch,
+        codes: np.ndarray,
+        chunk: np.ndarray,
+        features: np.ndarray,
+        took: list[int],
+    ) -> list[RankedList]:
+        started = perf_counter_ns()
+        recent = _recent_of(batch, codes, chunk, self._length)
+        try:
+            found = self._retrieve(recent, features)
+        except Exception:
+            _log.exception("retrieval failed, %d sessions get the popular list", len(chunk))
+            return [self._popular_list(frozenset(seen)) for seen in _seen_sets(recent)]
+        retrieved = perf_counter_ns()
+        scores, failed = self._scores(found, features)
+        answers = self._lists(found, scores, failed)
+        took[0] += retrieved - started
+        took[1] += perf_counter_ns() - retrieved
+        return answers
+
+    def _retrieve(self, recent: Recent, features: np.ndarray) -> Candidates:
+        length = int(recent.lengths.max())
+        oldest_first = np.maximum(recent.lengths[:, None] - 1 - np.arange(length), 0)
+        order = np.take_along_axis(recent.codes, oldest_first, axis=1)
+        vectors = encode(self._bundle.encoder, self._bundle.vectors[order], recent.lengths)
+        if not np.isfinite(vectors).all():
+            raise FloatingPointError("expected finite session vectors from the encoder")
+        _, neural = search(self._bundle.index, vectors, self._neural)
+        return self._builder.gather(recent, vectors, neural, features)
+
+    def _scores(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Scores [M] and which sessions [B] have to be served by retrieval alone."""
+        plain = retrieval_scores(found)
+        size = len(found.starts) - 1
+        try:
+            scores = score(self._bundle.ranker, found.features, features, found.rows)
+        except Exception:
+            _log.exception("ranking failed, %d sessions are served by retrieval", size)
+            return plain, np.ones(size, bool)
+        failed = np.bincount(found.rows, weights=~np.isfinite(scores), minlength=size) > 0
+        return np.where(failed[found.rows], plain, scores), failed
+
+    def _lists(self, found: Candidates, scores: np.ndarray, failed: np.ndarray) -> list[RankedList]:
+        allowed = ~found.seen if self.settings.exclude_seen else np.ones(len(scores), bool)
+        chosen = best_of_each(scores, found, allowed, self.settings.list_size)
+        source, because, by_title = explain(chosen, found, self._bundle.trending)
+        items = found.items[chosen.candidates]
+        reason = _reason_codes(source, because, by_title, len(self._index))
+        rows = zip(
+            chosen.lengths.tolist(),
+            items.tolist(),
+            scores[chosen.candidates].tolist(),
+            source.tolist(),
+            reason.tolist(),
+            failed.tolist(),
+            strict=True,
+        )
+        ids, reasons = self._bundle.catalogue.item_ids, self._reasons
+        return [
+            RankedList(
+                [ids[i] for i in item[:n]],
+                values[:n],
+                [SOURCES[s] for s in origin[:n]],
+                [reasons[r] for r in why[:n]],
+                "retrieval" if bad else "full",
+            )
+            for n, item, values, origin, why, bad in rows
+        ]
+
+    def _popular_list(self, seen: frozenset[int]) -> RankedList:
+        """Trending and popular items, those of the session left out if they are to be."""
+        left_out = seen if self.settings.exclude_seen else frozenset()
+        items = [i for i in self._popular.tolist() if i not in left_out]
+        items = items[: self.settings.list_size]
+        rising = [bool(self._bundle.trending[i]) for i in items]
+        constants = 4 * len(self._index)
+        return RankedList(
+            [self._bundle.catalogue.item_ids[i] for i in items],
+            [float(self._bundle.catalogue.recent[i]) for i in items],
+            [SOURCES[_TRENDING if up else _POPULAR] for up in rising],
+            [self._reasons[constants + (1 if up else 2)] for up in rising],
+            "popular",
+        )
+
+
+def _recent_of(batch: SessionBatch, codes: np.ndarray, chunk: np.ndarray, length: int) -> Recent:
+    starts, counts = batch.offsets[chunk], np.diff(batch.offsets)[chunk]
+    ends = np.cumsum(counts)
+    rows = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
+    session = np.repeat(np.arange(len(chunk)), counts)
+    return recent_items(codes[rows], session, len(chunk), length)
+
+
+def _seen_sets(recent: Recent) -> list[set[int]]:
+    sets: list[set[int]] = [set() for _ in range(len(recent.codes))]
+    for row, item in zip(recent.seen_rows.tolist(), recent.seen_items.tolist(), strict=True):
+        sets[row].add(item)
+    return sets
+
+
+def _reasons(
+    ids: Sequence[str], titles: Sequence[str | None], texts: dict[str, str]
+) -> list[list[str]]:
+    """Every reason there can be, in the order `_reason_codes` counts them."""
+    names = [title or item for item, title in zip(ids, titles, strict=True)]
+    together = [f"{texts['together']} {name}" for name in names]
+    similar = [f"similar to {name}" for name in names]
+    fits = "fits this session"
+    return [
+        *([text] for text in together),
+        *([text] for text in similar),
+        *([fits, text] for text in together),
+        *([fits, text] for text in similar),
+        [fits],
+        ["popular this week"],
+        ["popular overall"],
+    ]
+
+
+def _reason_codes(
+    source: np.ndarray, because: np.ndarray, by_title: np.ndarray, size: int
+) -> np.ndarray:
+    """Index into `_reasons` for source, the item that speaks for it, and how: all [B, n]."""
+    neural = source == _NEURAL
+    block = by_title.astype(np.int64) + 2 * neural
+    alone = np.where(neural, 0, np.where(source == _TRENDING, 1, 2))
+    return np.where(because >= 0, block * size + because, 4 * size + alone)

@@ -1,0 +1,250 @@
+"""Fitting the encoder and the ranker: one seed, one result on one machine."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from models.candidates import Candidates
+from models.encoders import CandidateRanker, SessionEncoder
+from models.losses import full_softmax, listwise_softmax, sampled_softmax
+
+Progress = Callable[[str, int, int], None]
+"""Called with (what is being done, steps done, steps in all)."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSettings:
+    """How the session encoder is fitted."""
+
+    dimension: int = 64
+    length: int = 10  # items of a session the encoder reads
+    epochs: int = 10  # at most
+    patience: int = 1  # epochs without improvement before it stops
+    batch: int = 2048  # targets in a step, about
+    learning_rate: float = 4e-3
+    dropout: float = 0.25
+    negatives: int = 1024  # shared by a batch; 0: the whole catalogue
+
+
+@dataclass(frozen=True, slots=True)
+class RankerSettings:
+    """How the ranker is fitted."""
+
+    hidden: int = 32
+    epochs: int = 6
+    batch: int = 64  # lists in a step
+    learning_rate: float = 3e-3
+    samples: int = 6_000  # prefixes that candidates are made for
+
+
+@dataclass(frozen=True, slots=True)
+class ItemRows:
+    """Rows of known items in session order: items, session int64 [N]."""
+
+    items: np.ndarray
+    session: np.ndarray
+
+
+def make_deterministic(seed: int, threads: int) -> torch.device:
+    """Seed everything, allow only deterministic kernels; returns the device to train on."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.manual_seed(seed)
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(threads)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fit_encoder(
+    rows: ItemRows,
+    valid: ItemRows | None,
+    size: int,
+    settings: EncoderSettings,
+    seed: int,
+    progress: Progress,
+) -> tuple[SessionEncoder, int]:
+    """The encoder with the best validation loss (without `valid`: after all epochs).
+
+    Returns it with the number of epochs it was fitted for.
+    """
+    device = make_deterministic(seed, torch.get_num_threads())
+    rng = np.random.default_rng(seed)
+    encoder = SessionEncoder(size, settings.dimension, settings.dropout).to(device)
+    optimiser = torch.optim.Adam(encoder.parameters(), settings.learning_rate)
+    counts = np.bincount(rows.items, minlength=size) + 1.0
+    draw = counts**0.5 / (counts**0.5).sum()
+    best, best_epoch, best_state = np.inf, 0, copy.deepcopy(encoder.state_dict())
+    for epoch in range(1, settings.epochs + 1):
+        encoder.train()
+        what = f"encoder, epoch {epoch}"
+        batches = list(_batches(rows, settings, rng))
+        for step, batch in enumerate(batches):
+            loss = _loss(encoder, batch, settings.negatives, draw, rng, device)
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            progress(what, step + 1, len(batches))
+        if valid is None:
+            best_epoch, best_state = epoch, encoder.state_dict()
+            continue
+        loss_now = _validation_loss(encoder, valid, settings, device)
+        if loss_now < best:
+            best, best_epoch = loss_now, epoch
+            best_state = copy.deepcopy(encoder.state_dict())
+        elif epoch - best_epoch > settings.patience:
+            break
+    encoder.load_state_dict(best_state)
+    return encoder.eval(), best_epoch
+
+
+def _batches(
+    rows: ItemRows, settings: EncoderSettings, rng: np.random.Generator | None
+) -> Iterator[np.ndarray]:
+    """Chunks of sessions as int64 [B, length + 1], -1 behind the end; shuffled with `rng`."""
+    length = settings.length
+    starts = np.flatnonzero(np.append(True, np.diff(rows.session) != 0))
+    counts = np.diff(np.append(starts, len(rows.items)))
+    if rng is not None:  # long sessions are cut at other places in every epoch
+        shift = rng.integers(0, length, len(starts)) * (counts > length + 1)
+    else:
+        shift = np.zeros(len(starts), np.int64)
+    pieces = np.maximum((counts + shift - 2) // length + 1, 1)
+    owner = np.repeat(np.arange(len(starts)), pieces)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    low = starts[owner] + number * length - shift[owner]
+    high = np.minimum(low + length + 1, starts[owner] + counts[owner])
+    low = np.maximum(low, starts[owner])
+    some = high - low >= 2
+    low, high = low[some], high[some]
+    order = rng.permutation(len(low)) if rng is not None else np.arange(len(low))
+    targets = np.cumsum((high - low - 1)[order])
+    if len(targets) == 0:
+        return
+    cuts = np.searchsorted(targets, np.arange(settings.batch, targets[-1], settings.batch))
+    for part in np.split(order, cuts):
+        if len(part):
+            place = low[part, None] + np.arange(length + 1)
+            inside = place < high[part, None]
+            yield np.where(inside, rows.items[np.minimum(place, len(rows.items) - 1)], -1)
+
+
+def _loss(
+    encoder: SessionEncoder,
+    batch: np.ndarray,
+    negatives: int,
+    draw: np.ndarray,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> torch.Tensor:
+    states, targets = _states(encoder, batch, device)
+    states = encoder.dropout(states)
+    vectors = encoder.vectors.weight
+    if not 0 < negatives < len(vectors):
+        return full_softmax(states, vectors, targets)
+    drawn = rng.choice(len(draw), negatives, replace=True, p=draw)
+    log_q = torch.as_tensor(np.log(draw), dtype=torch.float32, device=device)
+    return sampled_softmax(states, vectors, targets, torch.as_tensor(drawn, device=device), log_q)
+
+
+def _states(
+    encoder: SessionEncoder, batch: np.ndarray, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """States and the items that followed, of all real places: [N, D] and [N]."""
+    following = batch[:, 1:]
+    real = torch.as_tensor(following >= 0, device=device)
+    items = torch.as_tensor(np.maximum(batch[:, :-1], 0), device=device)
+    return encoder(items)[real], torch.as_tensor(following, device=device)[real]
+
+
+def _validation_loss(
+    encoder: SessionEncoder, valid: ItemRows, settings: EncoderSettings, device: torch.device
+) -> float:
+    """Mean cross-entropy over the whole catalogue of at most 20,000 targets."""
+    encoder.eval()
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for batch in _batches(valid, settings, None):
+            states, targets = _states(encoder, batch, device)
+            loss = full_softmax(states, encoder.vectors.weight, targets)
+            total, count = total + float(loss) * len(targets), count + len(targets)
+            if count >= 20_000:
+                break
+    return total / max(count, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class RankingTask:
+    """Lists of candidates with their right answers, in chunks as retrieval made them."""
+
+    candidates: list[Candidates]
+    sessions: list[np.ndarray]  # float32 [B, S] for each chunk
+    targets: list[np.ndarray]  # int64 [B] for each chunk: candidate index, -1 if not among them
+
+
+def fit_ranker(
+    task: RankingTask, settings: RankerSettings, seed: int, progress: Progress
+) -> CandidateRanker:
+    """Fit a ranker to put the item that came next first among the candidates."""
+    make_deterministic(seed, torch.get_num_threads())
+    lists = _usable_lists(task)
+    features = [torch.as_tensor(c.features) for c in task.candidates]
+    sessions = [torch.as_tensor(s) for s in task.sessions]
+    ranker = CandidateRanker(features[0].shape[1], sessions[0].shape[1], settings.hidden)
+    ranker.standardise(torch.cat(features[:100]), torch.cat(sessions))
+    optimiser = torch.optim.Adam(ranker.parameters(), settings.learning_rate)
+    rng = np.random.default_rng(seed)
+    steps = -(-len(lists) // settings.batch) * settings.epochs
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, max(steps, 1))
+    done = 0
+    for _ in range(settings.epochs):
+        order = rng.permutation(len(lists))
+        for at in range(0, len(lists), settings.batch):
+            part = lists[order[at : at + settings.batch]]
+            batch = _joined(task, features, sessions, part)
+            loss = listwise_softmax(ranker(*batch[:3]), batch[2], batch[3], len(part))
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            done += 1
+            progress("ranker", done, steps)
+    return ranker.eval()
+
+
+def _usable_lists(task: RankingTask) -> np.ndarray:
+    """(chunk, session) of the lists that hold their right answer: int64 [K, 2]."""
+    found = [
+        np.stack([np.full((target >= 0).sum(), chunk), np.flatnonzero(target >= 0)], axis=1)
+        for chunk, target in enumerate(task.targets)
+    ]
+    lists = np.concatenate(found) if found else np.empty((0, 2), np.int64)
+    if len(lists) == 0:
+        raise ValueError(
+            "expected sessions in the validation slice whose next item can be found; got none; "
+            "give more data or a larger `split.valid_share`"
+        )
+    return lists
+
+
+def _joined(
+    task: RankingTask,
+    features: list[torch.Tensor],
+    sessions: list[torch.Tensor],
+    lists: np.ndarray,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features [M, F], sessions [B, S], rows [M] and targets [B] of the given lists."""
+    bounds = [task.candidates[c].starts[s : s + 2].tolist() for c, s in lists.tolist()]
+    parts = [features[c][a:b] for (c, _), (a, b) in zip(lists.tolist(), bounds, strict=True)]
+    lengths = torch.tensor([len(part) for part in parts])
+    begins = torch.cumsum(lengths, 0) - lengths
+    targets = torch.tensor(
+        [int(task.targets[c][s]) - a for (c, s), (a, _) in zip(lists.tolist(), bounds, strict=True)]
+    )
+    context = torch.stack([sessions[c][s] for c, s in lists.tolist()])
+    rows = torch.repeat_interleave(torch.arange(len(parts)), lengths)
+    return torch.cat(parts), context, rows, begins + targets
