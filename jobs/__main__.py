@@ -12,28 +12,44 @@ import click
 from jobs.settings import SettingsError, described, load
 
 JOBS = {
-    "recommend": ("jobs.recommend", "RecommendSettings"),
-    "sessions": ("jobs.sessions", "SessionsSettings"),
-    "train": ("jobs.train", "TrainSettings"),
+    "recommend": ("RecommendSettings", "answer every triggering event with a ranked list"),
+    "sessions": ("SessionsSettings", "closed sessions with their features"),
+    "train": ("TrainSettings", "events → encoder, ranker and index, as one bundle"),
 }
-"""Jobs that are run by their settings alone → module and settings class."""
+"""Jobs that are run by their settings alone → settings class, summary."""
+
+TOOLS = {
+    "dead-letters": "list dead letters, group them by reason, send them back",
+    "demo": "real shoppers' events through the recommend job, on an embedded broker",
+}
+"""Tools with options of their own, a click command named like the module; → summary."""
 
 
 class Jobs(click.Group):
-    """Loads a job's module only when that job is asked for: each has its own heavy imports."""
+    """Imports a job's module only when that job is asked for: some need torch, some Flink."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return sorted([*JOBS, *self.commands])
+        return sorted([*JOBS, *TOOLS])
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        return super().get_command(context, name) or (job_command(name) if name in JOBS else None)
+        if name in JOBS:
+            return job_command(name)
+        return getattr(_module(name), name.replace("-", "_")) if name in TOOLS else None
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        summaries = {name: summary for name, (_, summary) in JOBS.items()} | TOOLS
+        with formatter.section("Jobs"):
+            formatter.write_dl(sorted(summaries.items()))
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"jobs.{name.replace('-', '_')}")
 
 
 def job_command(name: str) -> click.Command:
     """The command of a job: its settings are its options."""
-    module, class_name = JOBS[name]
-    job = importlib.import_module(module)
-    settings_class: Any = getattr(job, class_name)
+    job = _module(name)
+    settings_class: Any = getattr(job, JOBS[name][0])
 
     def run(config: Path | None, overrides: tuple[str, ...]) -> None:
         try:
@@ -47,7 +63,6 @@ def job_command(name: str) -> click.Command:
         name,
         callback=run,
         help="\b\n" + (job.__doc__ or ""),
-        short_help=(job.__doc__ or "").split("\n")[0],
         epilog="\b\nSettings (key = default):\n" + "\n".join(lines),
         params=[
             click.Option(
@@ -66,7 +81,9 @@ def job_command(name: str) -> click.Command:
     )
 
 
-@click.group(cls=Jobs, context_settings={"max_content_width": 100})
+@click.group(
+    cls=Jobs, subcommand_metavar="NAME [OPTIONS]", context_settings={"max_content_width": 100}
+)
 def jobs() -> None:
     """streamrec: real-time, session-based recommendation as Flink jobs."""
 

@@ -6,7 +6,6 @@ user-events ─ decode ─┬─ running window ─ recommend ─ recommendation
 
 from __future__ import annotations
 
-
 from pydantic import Field, field_validator
 from pyflink.table import StatementSet, Table, TableEnvironment
 

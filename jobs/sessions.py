@@ -28,7 +28,9 @@ class SessionsSettings(Settings):
     sessions_topic: str = Field("sessions", description="topic of the closed sessions")
     late_events_topic: str = Field("late-events", description="topic of what came too late")
     dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
-    session_gap_s: int = Field(1800, ge=1, le=604_800, description="seconds of silence that end a session")
+    session_gap_s: int = Field(
+        1800, ge=1, le=604_800, description="seconds of silence that end a session"
+    )
     out_of_order_s: float = Field(
         10, ge=0, description="seconds an event may lag behind the newest of its partition"
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
-from pyflink.table import TableEnvironment
 
 from operators.sql import interval, quoted
 from udfs.events import EARLIEST_MS, FIELD_ALIASES, MAX_AHEAD_MS
+
+if TYPE_CHECKING:
+    from pyflink.table import TableEnvironment
 
 MAX_RECORD_BYTES = 16 << 20  # a dead letter must fit although its record was over 1 MiB
 # Of one partition at a time (a larger record still comes): in a backlog the partitions take

@@ -1,0 +1,125 @@
+"""Read the dead-letter topic and send records back to where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+
+from operators.kafka import MAX_RECORD_BYTES
+
+PREFIXES = ("__dead_letter.", "__late_event.")
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A refused record as it stands on the dead-letter topic."""
+
+    partition: int  # of the dead-letter topic
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...]  # the original ones
+    origin: dict[str, str]  # topic, partition, offset, stage, reason
+
+    @classmethod
+    def of(cls, message: Message) -> DeadLetter:
+        """Split a record's headers into the original ones and those that tell its origin."""
+        kept, origin = [], {}
+        for name, value in message.headers() or []:
+            prefix = next((p for p in PREFIXES if name.startswith(p)), None)
+            if prefix is None:
+                kept.append((name, value))
+            else:
+                origin[name.removeprefix(prefix)] = (value or b"").decode("utf-8", "replace")
+        return cls(
+            message.partition(),
+            message.offset(),
+            message.key(),
+            message.value(),
+            tuple(kept),
+            origin,
+        )
+
+
+def read(bootstrap: str, topic: str, timeout_s: float = 10.0) -> Iterator[DeadLetter]:
+    """Yield the records of `topic` up to its present end, partition by partition.
+
+    Nothing is committed: reading again gives the same records.
+    """
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "streamrec-dead-letters-reader",
+            "enable.auto.commit": False,
+            "fetch.message.max.bytes": MAX_RECORD_BYTES,
+            "receive.message.max.bytes": 10 * MAX_RECORD_BYTES,
+        }
+    )
+    try:
+        for partition in _partitions(consumer, topic, timeout_s):
+            yield from _read_partition(consumer, partition, timeout_s)
+    finally:
+        consumer.close()
+
+
+def _partitions(consumer: Consumer, topic: str, timeout_s: float) -> list[TopicPartition]:
+    found = consumer.list_topics(topic, timeout_s).topics[topic]
+    if found.error is not None:
+        raise KafkaException(found.error)
+    return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+
+
+def _read_partition(
+    consumer: Consumer, partition: TopicPartition, timeout_s: float
+) -> Iterator[DeadLetter]:
+    low, high = consumer.get_watermark_offsets(partition, timeout_s)
+    if low >= high:
+        return
+    consumer.assign([TopicPartition(partition.topic, partition.partition, low)])
+    while True:
+        message = consumer.poll(timeout_s)
+        if message is None:
+            return
+        if message.error():
+            raise KafkaException(message.error())
+        yield DeadLetter.of(message)
+        if message.offset() + 1 >= high:
+            return
+
+
+def resend(bootstrap: str, letters: Iterable[DeadLetter]) -> int:
+    """Send each record to its original topic with its original key, value and headers.
+
+    Returns how many were sent; raises `KafkaException` where the broker refused one.
+    """
+    refused: list[str] = []
+
+    def delivered(error: object, message: Message) -> None:
+        if error is not None:
+            refused.append(str(error))
+
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap,
+            "enable.idempotence": True,
+            "message.max.bytes": MAX_RECORD_BYTES,
+            "compression.type": "lz4",
+        }
+    )
+    count = 0
+    for letter in letters:
+        producer.produce(
+            letter.origin["topic"],
+            value=letter.value,
+            key=letter.key,
+            headers=list(letter.headers),
+            on_delivery=delivered,
+        )
+        producer.poll(0)
+        count += 1
+    producer.flush()
+    if refused:
+        raise KafkaException(f"{len(refused)} of {count} records were refused: {refused[0]}")
+    return count
