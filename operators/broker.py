@@ -70,7 +70,7 @@ class Broker:
                 start_new_session=True,  # Ctrl-C reaches the parent, which stops the broker
             )
         assert self._tether.stdout is not None
-        self._pid = int(self._tether.stdout.readline() or 0)
+        self._pid = int(self._tether.stdout.readline() or 0) or None
         try:
             wait_until_it_answers(self.bootstrap, self.directory, lambda: self.pid is not None)
         except BaseException:
@@ -80,16 +80,17 @@ class Broker:
 
     def stop(self) -> None:
         """Stop in good order; the folder stays, so that `start()` goes on with it."""
-        if self._tether is not None and self._pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                if self._tether.poll() is None:
-                    os.kill(self._pid, signal.SIGTERM)
+        if self._tether is not None:
+            if self.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self.pid, signal.SIGTERM)
             self._end_tether()
 
     def kill(self) -> None:
         """SIGKILL, as a power cut would; the folder stays."""
         if self.pid is not None:
-            os.kill(self.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
             self._end_tether()
 
     def close(self) -> None:
@@ -109,13 +110,13 @@ class Broker:
         try:
             self._tether.wait(tether.GRACE_SECONDS)
         except subprocess.TimeoutExpired:
-            assert self._pid is not None
-            os.kill(self._pid, signal.SIGKILL)
+            self._tether.kill()  # the kernel then kills the broker
             self._tether.wait()
         for pipe in (self._tether.stdin, self._tether.stdout):
             if pipe is not None:
                 pipe.close()
         self._tether = None
+        self._pid = None
 
     def __enter__(self) -> Broker:
         try:
