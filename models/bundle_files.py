@@ -74,7 +74,7 @@ def read_files(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
     listed = manifest.get("files")
     if not isinstance(listed, dict) or sorted(listed) != sorted(FILES):
         raise BundleError(f"bundle {path.name}: expected the files {', '.join(FILES)}")
-    there = set(os.listdir(path)) - {MANIFEST}
+    there = {each.name for each in path.iterdir()} - {MANIFEST}
     for names, what in ((set(listed) - there, "missing"), (there - set(listed), "unknown")):
         if names:
             raise BundleError(
@@ -130,7 +130,7 @@ def _read(path: Path, name: str, limit: int) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    with open(path, "xb") as file:
+    with path.open("xb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())

@@ -72,7 +72,7 @@ def otto_events(path: Path | str) -> EventTable:
     types: list[int] = []
     times: list[int] = []
     kinds = {"clicks": "click", "carts": "cart", "orders": "order"}
-    with open(path, encoding="utf-8") as lines:
+    with Path(path).open(encoding="utf-8") as lines:
         for line in lines:
             session = json.loads(line)
             for event in session["events"]:

@@ -20,11 +20,10 @@ def sampled_softmax(
     negatives [K] are items, log_q [V] the log of how likely each item is drawn; a negative that
     is the target is masked (Bengio & Senécal 2008; logQ correction of Yi et al. 2019).
     """
-    right = (states * vectors[targets]).sum(1, keepdim=True) - log_q[targets][:, None]
+    right = (states * vectors[targets]).sum(1) - log_q[targets]
     wrong = states @ vectors[negatives].T - log_q[negatives]
     wrong = wrong.masked_fill(negatives[None, :] == targets[:, None], -1e9)
-    logits = torch.cat([right, wrong], dim=1)
-    return F.cross_entropy(logits, torch.zeros_like(targets))
+    return (torch.logaddexp(torch.logsumexp(wrong, dim=1), right) - right).mean()
 
 
 def listwise_softmax(scores: Tensor, rows: Tensor, targets: Tensor, size: int) -> Tensor:

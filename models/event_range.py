@@ -1,0 +1,92 @@
+"""Events out of a range of a Kafka topic, bounded by offsets or by time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from typing import Any
+
+from models.event_files import from_messages
+from models.sessions import EventTable
+
+_PATIENCE_S = 15.0
+
+
+def read_range(bootstrap: str, topic: str, start: str, end: str) -> tuple[EventTable, int]:
+    """Events of a topic from `start` to before `end`, and how many messages were invalid.
+
+    Both are `earliest`, `latest`, an offset (of every partition) or an ISO time. The end is
+    fixed when reading begins, so that a topic that still grows gives a bounded range.
+    """
+    from confluent_kafka import Consumer
+
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "streamrec-train",
+            "enable.auto.commit": False,
+            "auto.offset.reset": "error",
+        }
+    )
+    try:
+        return from_messages(_messages(consumer, topic, start, end))
+    finally:
+        consumer.close()
+
+
+def _messages(
+    consumer: Any, topic: str, start: str, end: str
+) -> Iterator[tuple[bytes | None, int]]:
+    from confluent_kafka import TopicPartition
+
+    bounds = _bounds(consumer, topic, start, end)
+    pending = {part: last for part, (first, last) in bounds.items() if first < last}
+    consumer.assign([TopicPartition(topic, part, bounds[part][0]) for part in pending])
+    while pending:
+        message = consumer.poll(_PATIENCE_S)
+        if message is None:
+            raise TimeoutError(f"expected more of {topic} within {_PATIENCE_S:.0f} s; got nothing")
+        if message.error():
+            raise ConnectionError(f"expected messages of {topic}; got {message.error()}")
+        part = message.partition()
+        if part in pending and message.offset() < pending[part]:
+            yield message.value(), message.timestamp()[1]
+        if part in pending and message.offset() + 1 >= pending[part]:
+            del pending[part]
+
+
+def _bounds(consumer: Any, topic: str, start: str, end: str) -> dict[int, tuple[int, int]]:
+    found = consumer.list_topics(topic, timeout=_PATIENCE_S).topics[topic]
+    if found.error or not found.partitions:
+        raise ValueError(f"expected the topic {topic} at the broker; {found.error}")
+    return {
+        part: (
+            _offset(consumer, topic, part, start),
+            _offset(consumer, topic, part, end),
+        )
+        for part in sorted(found.partitions)
+    }
+
+
+def _offset(consumer: Any, topic: str, part: int, bound: str) -> int:
+    from confluent_kafka import TopicPartition
+
+    low, high = consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=_PATIENCE_S)
+    if bound in ("earliest", "latest"):
+        return int(low if bound == "earliest" else high)
+    if bound.isdigit():
+        return min(max(int(bound), low), high)
+    asked = TopicPartition(topic, part, to_ms(bound))
+    offset = consumer.offsets_for_times([asked], timeout=_PATIENCE_S)[0].offset
+    return int(high if offset < 0 else offset)
+
+
+def to_ms(text: str) -> int:
+    """Epoch ms of an ISO time, read as UTC where it names no zone; raises ValueError."""
+    try:
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise ValueError(f"expected an ISO time like 2011-12-01T00:00:00Z; got {text!r}") from None
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=timezone.utc)
+    return int(time.timestamp() * 1000)
