@@ -1,3 +1,4 @@
+import contextlib
 import os
 import signal
 import socket
@@ -66,8 +67,10 @@ def wait_until(condition: object, seconds: float = 20) -> None:
 
 def listening_addresses(pid: int) -> set[str]:
     """The addresses, as /proc writes them, on which a process accepts connections."""
-    links = [link for link in Path(f"/proc/{pid}/fd").iterdir() if link.is_symlink()]
-    opened = {str(link.readlink()) for link in links}
+    opened = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            opened.add(str(link.readlink()))
     tables = [Path(f"/proc/{pid}/net/{name}") for name in ("tcp", "tcp6")]
     rows = [row.split() for table in tables if table.exists() for row in table.open()][1:]
     listening = [row for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in opened]

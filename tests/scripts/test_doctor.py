@@ -1,6 +1,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,7 @@ def bare_checkout(tmp_path: Path) -> Path:
 def test_on_a_bare_machine_the_doctor_names_what_is_missing(
     bare_checkout: Path, tmp_path: Path
 ) -> None:
-    python = ROOT / ".venv" / "bin" / "python"
-    base = subprocess.run(
-        [python, "-c", "import sys; print(sys._base_executable)"], capture_output=True, text=True
-    ).stdout.strip()
+    base = str(Path(sys.executable).resolve())  # the Python that .venv was made with
     (tmp_path / "bin").mkdir()
     for tool in ("bash", "env", "dirname"):
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
