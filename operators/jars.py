@@ -147,14 +147,14 @@ def download(coordinate: str, folder: Path) -> Path:
 def maven(repository: Path) -> Any:
     """A jgo context that stores under `repository` and reads from the user's Maven mirrors.
 
-    Mirrors: STREAMREC_MAVEN_REPOSITORY (one address), else [repositories] of jgo's own
+    Mirrors: SETUP_MAVEN_REPOSITORY (one address), else [repositories] of jgo's own
     configuration file, else Maven Central.
     """
     from jgo.config import GlobalSettings
     from jgo.maven import MavenContext
 
     _trust_what_the_machine_trusts()
-    mirror = os.environ.get("STREAMREC_MAVEN_REPOSITORY")
+    mirror = os.environ.get("SETUP_MAVEN_REPOSITORY")
     remotes = {"mirror": mirror} if mirror else GlobalSettings.load().repositories
     return MavenContext(repo_cache=repository, remote_repos=remotes or None, timeout=60)
 
@@ -173,7 +173,7 @@ def _unreachable(coordinate: str, error: Exception) -> str:
     return (
         f"could not fetch {coordinate} from the Maven repository ({reason}). "
         f"It is needed once and then kept in {cache()}. Connect this machine to the network, set "
-        "HTTPS_PROXY, set STREAMREC_MAVEN_REPOSITORY to a mirror, or copy that folder from a "
+        "HTTPS_PROXY, set SETUP_MAVEN_REPOSITORY to a mirror, or copy that folder from a "
         "machine that has it; then run the same command again."
     )
 

@@ -48,7 +48,7 @@ def check_python() -> Finding:
     """A Python 3.10–3.12 that can make a virtual environment."""
     version = ".".join(map(str, sys.version_info[:3]))
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        mend = "Install Python 3.10, 3.11 or 3.12, or name it: STREAMREC_PYTHON=/path/to/python3.11"
+        mend = "Install Python 3.10, 3.11 or 3.12, or name it: SETUP_PYTHON=/path/to/python3.11"
         return Finding("python", MISSING, f"{version} ({sys.executable})", mend)
     try:
         import ensurepip  # noqa: F401

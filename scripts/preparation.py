@@ -250,7 +250,7 @@ def _refuse_python_without_venv() -> None:
         raise SetUpError(
             f"{sys.executable} cannot make a virtual environment (no module {error.name}). "
             f"Install the missing part (Debian or Ubuntu: apt install {short}-venv), or name "
-            "another Python: STREAMREC_PYTHON=/path/to/python3.11"
+            "another Python: SETUP_PYTHON=/path/to/python3.11"
         ) from error
 
 

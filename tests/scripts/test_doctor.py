@@ -35,7 +35,7 @@ def test_on_a_bare_machine_the_doctor_names_what_is_missing(
     (tmp_path / "bin").mkdir()
     for tool in ("bash", "env", "dirname"):
         (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
-    environment = {"HOME": str(tmp_path), "PATH": str(tmp_path / "bin"), "STREAMREC_PYTHON": base}
+    environment = {"HOME": str(tmp_path), "PATH": str(tmp_path / "bin"), "SETUP_PYTHON": base}
     code, found = examined(bare_checkout, environment)
     assert code == 1
     assert found["ready"] is False

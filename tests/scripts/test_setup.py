@@ -205,7 +205,7 @@ def test_offline_with_an_empty_cache_set_up_says_what_is_missing_and_resumes(
     tmp_path: Path, checkout: Path
 ) -> None:
     environment = bare(tmp_path)
-    environment |= {"STREAMREC_PYTHON": os.path.realpath(sys.executable), "PIP_RETRIES": "0"}
+    environment |= {"SETUP_PYTHON": os.path.realpath(sys.executable), "PIP_RETRIES": "0"}
     environment |= {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_CONFIG_FILE": os.devnull}
     first, second = (run([checkout / "scripts" / "setup"], environment) for _ in range(2))
     for done in (first, second):
