@@ -100,7 +100,8 @@ def fetch(jars: Sequence[Jar]) -> None:
     if not jars:
         return
     started = time.monotonic()
-    _say(f"fetching {len(jars)} jar(s) into {cache()} …")
+    groups = " and ".join(sorted({jar.group for jar in jars}))
+    _say(f"fetching {len(jars)} jar(s) of the {groups} into {cache()} …")
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         tasks = [pool.submit(_fetch_one, jar) for jar in jars]
         failures = [error for task in tasks if (error := task.exception())]
