@@ -12,7 +12,6 @@ Loading reads every file once and uses exactly the bytes it verified. Nothing is
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +82,7 @@ def assemble(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
     _check_schema(manifest)
     try:
         blend, texts = Blend(**manifest["blend"]), dict(manifest["texts"])
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise BundleError(f"expected blend and texts in {MANIFEST}; {error}") from None
     catalogue = _catalogue(files["items.arrow"])
     vectors = _array(files, "vectors.npy", np.float32, (len(catalogue), None))
@@ -189,8 +188,3 @@ def _network(
     if out is not None and result[-1] != out:
         raise BundleError(f"expected {name} to give {out} numbers; got {result}")
     return network
-
-
-def manifest_text(manifest: Mapping[str, Any]) -> bytes:
-    """The manifest as the bytes that are written: sorted, indented, one line feed at the end."""
-    return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()

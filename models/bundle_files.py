@@ -38,6 +38,11 @@ def file_table(files: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
     }
 
 
+def manifest_text(manifest: Mapping[str, Any]) -> bytes:
+    """The manifest as the bytes that are written: sorted, indented, one line feed at the end."""
+    return (json.dumps(manifest, indent=1, sort_keys=True) + "\n").encode()
+
+
 def write_files(path: Path, files: Mapping[str, bytes], manifest: bytes, replace: bool) -> None:
     """Write a bundle aside and rename it to `path`; the same bundle again changes nothing.
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.catalogue import STATIC_FEATURES
 from udfs.session_features import FEATURES, SessionBatch
@@ -38,16 +39,23 @@ _MEAN_PRICE = FEATURES.index("mean_price")
 _ENTRY_BITS = 22
 
 
-@dataclass(frozen=True, slots=True)
-class Blend:
+class Blend(BaseModel):
     """How candidates are gathered; the ranker is trained on these, so a bundle fixes them."""
 
-    recent: int = 10  # items of a session that are looked at, newest first
-    neural: int = 100  # candidates from the index
-    popular: int = 40  # candidates that are trending or popular
-    together_decay: float = 0.75  # for each step back in the session
-    next_decay: float = 0.5
-    similar_decay: float = 0.75
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    recent: int = Field(default=10, ge=1, le=100, description="items of a session looked at")
+    neural: int = Field(default=100, ge=1, description="candidates from the index")
+    popular: int = Field(default=40, ge=1, description="candidates that are trending or popular")
+    together_decay: float = Field(
+        default=0.75, gt=0, le=1, description="weight of co-visits for each step back"
+    )
+    next_decay: float = Field(
+        default=0.5, gt=0, le=1, description="weight of followings for each step back"
+    )
+    similar_decay: float = Field(
+        default=0.75, gt=0, le=1, description="weight of similar titles for each step back"
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 KINDS = ("together", "next", "similar")
 """The last axis of `Neighbours.weights`, in order."""
@@ -28,15 +29,20 @@ class Neighbours:
     weights: np.ndarray  # float32 [V, K, 3], exact in float16, see KINDS
 
 
-@dataclass(frozen=True, slots=True)
-class NeighbourSettings:
+class NeighbourSettings(BaseModel):
     """How many neighbours of each kind an item gets and what counts as one."""
 
-    together: int = 28
-    next: int = 12
-    similar: int = 8
-    reach: int = 20  # rows between two items of a session that still count as together
-    half_life_days: float = 120.0  # of the weight of a session by its age
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    together: int = Field(default=28, ge=1, description="neighbours by co-occurrence")
+    next: int = Field(default=12, ge=1, description="neighbours by what came after")
+    similar: int = Field(default=8, ge=0, description="neighbours by words of the title")
+    reach: int = Field(
+        default=20, ge=1, description="rows of a session within which items are together"
+    )
+    half_life_days: float = Field(
+        default=120.0, gt=0, description="age at which a session counts half"
+    )
 
 
 def fit_neighbours(

@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from models.datasets import encoded
 from models.sessions import EventTable, ItemFacts
-from udfs.events import TYPE_ALIASES, TYPE_CODES, Event, InvalidEvent, decode
+from udfs.events import TYPE_ALIASES, TYPE_CODES, Event, InvalidEventError, decode
 
 _UNITS = {"s": 1_000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
 _LATEST = 1 << 62  # a file has no clock of its own: no event of it is ahead of time
@@ -94,7 +94,7 @@ def from_messages(messages: Iterable[tuple[bytes | None, int]]) -> tuple[EventTa
     for value, received in messages:
         try:
             user, event = decode(value, received)
-        except InvalidEvent:
+        except InvalidEventError:
             invalid += 1
             continue
         if (user, event.event_id) not in seen:

@@ -7,13 +7,14 @@ test ────────── only measured
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+import io
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.bundle import FORMAT, Bundle, assemble, feature_schema
 from models.candidates import Blend, known_items
@@ -22,7 +23,6 @@ from models.covisits import Neighbours, NeighbourSettings, fit_neighbours
 from models.encoders import CandidateRanker, SessionEncoder
 from models.evaluation import sampled_targets
 from models.export import export_encoder, export_ranker
-from models.metrics import MISS
 from models.networks import encode, open_network
 from models.recommender import Recommender
 from models.retrieval import build_index
@@ -38,24 +38,25 @@ from models.training import (
 )
 from udfs.session_features import FEATURES, SessionBatch, session_features
 
-__all__ = ["MISS", "FitSettings", "Fitted", "Slices", "fit", "golden_batch"]
 
-_NEVER_ASKED = "an untrained ranker scores nothing"
-
-
-@dataclass(frozen=True, slots=True)
-class FitSettings:
+class FitSettings(BaseModel):
     """Everything that decides what comes out of a fit besides the data."""
 
-    encoder: EncoderSettings = field(default_factory=EncoderSettings)
-    ranker: RankerSettings = field(default_factory=RankerSettings)
-    neighbours: NeighbourSettings = field(default_factory=NeighbourSettings)
-    blend: Blend = field(default_factory=Blend)
-    min_count: int = 5  # an item must occur this often to be in the catalogue
-    max_items: int = 1_000_000
-    recent_half_life_days: float = 7.0
-    bought_together: str = "bought together with"
-    seed: int = 0
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    encoder: EncoderSettings = EncoderSettings()
+    ranker: RankerSettings = RankerSettings()
+    neighbours: NeighbourSettings = NeighbourSettings()
+    blend: Blend = Blend()
+    min_count: int = Field(default=5, ge=1, description="times an item must occur to be known")
+    max_items: int = Field(default=1_000_000, ge=2, description="most popular items that are kept")
+    recent_half_life_days: float = Field(
+        default=7.0, gt=0, description="age at which an event counts half for what is popular now"
+    )
+    bought_together: str = Field(
+        default="bought together with", description="wording of the reason, before an item's title"
+    )
+    seed: int = Field(default=0, ge=0, description="of everything random")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,6 @@ class Fitted:
 
 def fit(slices: Slices, settings: FitSettings, progress: Progress) -> tuple[Fitted, Bundle]:
     """Fit on train and valid; returns the files and the bundle they make up."""
-    settings = replace(settings, encoder=replace(settings.encoder, length=settings.blend.recent))
     first, _, epochs = _fit_parts(slices.train, slices.valid, None, settings, progress)
     untrained = export_ranker(_blank_ranker(settings))
     base = _manifest(settings)
@@ -116,18 +116,23 @@ def _fit_parts(
     neighbours = neighbours_of(log, catalogue, code, settings.neighbours)
     progress("neighbours", 1, 1)
     rows = _known_rows(log, code)
-    fixed = settings.encoder if epochs is None else replace(settings.encoder, epochs=epochs)
+    fixed = (
+        settings.encoder
+        if epochs is None
+        else settings.encoder.model_copy(update={"epochs": epochs})
+    )
     encoder, epochs = fit_encoder(
         rows,
         None if valid is None else _known_rows(valid, code),
         len(catalogue),
+        settings.blend.recent,
         fixed,
         settings.seed,
         progress,
     )
     files = _catalogue_files(catalogue, neighbours)
     vectors = _vectors(encoder)
-    files["encoder.onnx"] = export_encoder(encoder, settings.encoder.length)
+    files["encoder.onnx"] = export_encoder(encoder, settings.blend.recent)
     files["vectors.npy"] = _npy(vectors)
     queries = _queries(files["encoder.onnx"], vectors, rows, settings)
     index, why = build_index(vectors, queries, min(settings.blend.neural, len(vectors)))
@@ -222,7 +227,7 @@ def _manifest(settings: FitSettings) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "features": feature_schema(),
-        "blend": asdict(settings.blend),
+        "blend": settings.blend.model_dump(),
         "texts": {"together": settings.bought_together},
     }
 
@@ -243,13 +248,29 @@ def _arrow(table: pa.Table) -> bytes:
 
 
 def _npy(array: np.ndarray) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
 
 
-def data_window(log: SessionLog) -> Mapping[str, int]:
-    """First and last event time of a log in epoch ms."""
-    return {"from": int(log.times.min()), "to": int(log.times.max())}
+def split_by_time(
+    log: SessionLog,
+    until_ms: int | None,
+    test_from_ms: int | None,
+    test_share: float,
+    valid_share: float,
+) -> Slices:
+    """Cut a log at session ends: what ends at `test_from_ms` or later is for testing only.
+
+    Raises ValueError if nothing is left to train or validate on.
+    """
+    ends = log.ends
+    last = len(log) if until_ms is None else int(np.searchsorted(ends, until_ms))
+    if test_from_ms is None:
+        test = last - int(last * test_share)
+    else:
+        test = min(int(np.searchsorted(ends, test_from_ms)), last)
+    valid = test - max(int(test * valid_share), 1)
+    if valid < 1:
+        raise ValueError(f"expected at least 2 sessions before the test slice; got {test}")
+    return Slices(log.part(0, valid), log.part(valid, test), log.part(test, last))

@@ -8,7 +8,7 @@ If a stage fails the next simpler one answers, and `served_by` says which.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
@@ -219,7 +219,7 @@ def _seen_sets(recent: Recent) -> list[set[int]]:
 
 
 def _reasons(
-    ids: Sequence[str], titles: Sequence[str | None], texts: dict[str, str]
+    ids: Sequence[str], titles: Sequence[str | None], texts: Mapping[str, str]
 ) -> list[list[str]]:
     """Every reason there can be, in the order `_reason_codes` counts them."""
     names = [title or item for item, title in zip(ids, titles, strict=True)]

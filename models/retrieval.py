@@ -7,11 +7,13 @@ FAISS would hand 20 queries or more to BLAS, whose sums run in another order, so
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import faiss
 import numpy as np
 
-faiss.cvar.distance_compute_blas_threshold = 1 << 30
+_GLOBALS: Any = faiss.cvar
+_GLOBALS.distance_compute_blas_threshold = 1 << 30
 faiss.omp_set_num_threads(1)
 
 FLAT_UP_TO = 10_000
@@ -24,13 +26,13 @@ def search(index: faiss.Index, queries: np.ndarray, count: int) -> tuple[np.ndar
     return scores, items
 
 
-def build_index(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[faiss.Index, str]:
+def build_index(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[Any, str]:
     """The cheapest index with recall@count of at least RECALL against Flat, and why it is.
 
     `vectors` [V, D] are the items', `queries` [Q, D] those of real sessions. Cost is counted in
     vectors compared, not in seconds, so that the choice is the same on every run.
     """
-    flat = faiss.IndexFlatIP(vectors.shape[1])
+    flat: Any = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors)
     exact = f"Flat: exact over {len(vectors)} items"
     if len(vectors) <= FLAT_UP_TO or len(queries) < 20:
@@ -46,10 +48,10 @@ def build_index(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[f
     return best[1], best[2]
 
 
-def fixed_index(vectors: np.ndarray, name: str) -> faiss.Index:
+def fixed_index(vectors: np.ndarray, name: str) -> Any:
     """The index named in a setting, e.g. `Flat` or `IVF223,Flat;16`, whatever it achieves."""
     kind, _, probes = name.partition(";")
-    index = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
+    index: Any = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
         index.train(vectors)
     index.add(vectors)
@@ -58,13 +60,13 @@ def fixed_index(vectors: np.ndarray, name: str) -> faiss.Index:
     return index
 
 
-def _variants(vectors: np.ndarray) -> Iterator[tuple[str, faiss.Index]]:
+def _variants(vectors: np.ndarray) -> Iterator[tuple[str, Any]]:
     lists = int(2 ** np.round(np.log2(np.sqrt(len(vectors)))))
     inverted = fixed_index(vectors, f"IVF{lists},Flat")
     for probes in (4, 8, 16, 32, 64):
         inverted.nprobe = probes
         yield f"IVF{lists},Flat;{probes}", inverted
-    graph = faiss.index_factory(vectors.shape[1], "HNSW24,Flat", faiss.METRIC_INNER_PRODUCT)
+    graph: Any = faiss.index_factory(vectors.shape[1], "HNSW24,Flat", faiss.METRIC_INNER_PRODUCT)
     graph.hnsw.efConstruction = 100
     graph.add(vectors)
     for effort in (64, 128, 256):
@@ -72,15 +74,15 @@ def _variants(vectors: np.ndarray) -> Iterator[tuple[str, faiss.Index]]:
         yield f"HNSW24,Flat;{effort}", graph
 
 
-def _compared(index: faiss.Index, queries: np.ndarray, count: int) -> tuple[float, np.ndarray]:
+def _compared(index: Any, queries: np.ndarray, count: int) -> tuple[float, np.ndarray]:
     """Vectors compared for a query, a jump through a graph counting four times; the items."""
     if isinstance(index, faiss.IndexHNSW):
-        faiss.cvar.hnsw_stats.reset()
+        _GLOBALS.hnsw_stats.reset()
         _, found = index.search(queries, count)
-        return 4.0 * faiss.cvar.hnsw_stats.ndis / len(queries), found
-    faiss.cvar.indexIVF_stats.reset()
+        return 4.0 * _GLOBALS.hnsw_stats.ndis / len(queries), found
+    _GLOBALS.indexIVF_stats.reset()
     _, found = index.search(queries, count)
-    return index.nlist + faiss.cvar.indexIVF_stats.ndis / len(queries), found
+    return index.nlist + _GLOBALS.indexIVF_stats.ndis / len(queries), found
 
 
 def _recall(found: np.ndarray, truth: np.ndarray) -> float:

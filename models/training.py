@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
 from models.candidates import Candidates
 from models.encoders import CandidateRanker, SessionEncoder
@@ -18,29 +19,32 @@ Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderSettings:
+class EncoderSettings(BaseModel):
     """How the session encoder is fitted."""
 
-    dimension: int = 64
-    length: int = 10  # items of a session the encoder reads
-    epochs: int = 10  # at most
-    patience: int = 1  # epochs without improvement before it stops
-    batch: int = 2048  # targets in a step, about
-    learning_rate: float = 4e-3
-    dropout: float = 0.25
-    negatives: int = 1024  # shared by a batch; 0: the whole catalogue
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dimension: int = Field(default=64, ge=4, description="numbers of an item or session vector")
+    epochs: int = Field(default=10, ge=1, description="at most")
+    patience: int = Field(default=1, ge=0, description="epochs without improvement before it stops")
+    batch: int = Field(default=2048, ge=1, description="targets in a step, about")
+    learning_rate: float = Field(default=6e-3, gt=0, description="of Adam")
+    dropout: float = Field(default=0.25, ge=0, lt=1, description="of item vectors and states")
+    negatives: int = Field(
+        default=1024, ge=0, description="items a batch is compared with; 0: the whole catalogue"
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class RankerSettings:
+class RankerSettings(BaseModel):
     """How the ranker is fitted."""
 
-    hidden: int = 32
-    epochs: int = 6
-    batch: int = 64  # lists in a step
-    learning_rate: float = 3e-3
-    samples: int = 6_000  # prefixes that candidates are made for
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    hidden: int = Field(default=32, ge=1, description="units of its hidden layer")
+    epochs: int = Field(default=6, ge=1, description="passes over the samples")
+    batch: int = Field(default=64, ge=1, description="lists in a step")
+    learning_rate: float = Field(default=3e-3, gt=0, description="of Adam, falling to 0")
+    samples: int = Field(default=6_000, ge=1, description="validation prefixes it learns from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +68,15 @@ def fit_encoder(
     rows: ItemRows,
     valid: ItemRows | None,
     size: int,
+    length: int,
     settings: EncoderSettings,
     seed: int,
     progress: Progress,
 ) -> tuple[SessionEncoder, int]:
     """The encoder with the best validation loss (without `valid`: after all epochs).
 
-    Returns it with the number of epochs it was fitted for.
+    It reads the last `length` items of a session; `size` is the catalogue's.
+    Returned with the number of epochs it was fitted for.
     """
     device = make_deterministic(seed, torch.get_num_threads())
     rng = np.random.default_rng(seed)
@@ -82,7 +88,7 @@ def fit_encoder(
     for epoch in range(1, settings.epochs + 1):
         encoder.train()
         what = f"encoder, epoch {epoch}"
-        batches = list(_batches(rows, settings, rng))
+        batches = list(_batches(rows, length, settings.batch, rng))
         for step, batch in enumerate(batches):
             loss = _loss(encoder, batch, settings.negatives, draw, rng, device)
             optimiser.zero_grad()
@@ -92,7 +98,7 @@ def fit_encoder(
         if valid is None:
             best_epoch, best_state = epoch, encoder.state_dict()
             continue
-        loss_now = _validation_loss(encoder, valid, settings, device)
+        loss_now = _validation_loss(encoder, valid, length, settings.batch, device)
         if loss_now < best:
             best, best_epoch = loss_now, epoch
             best_state = copy.deepcopy(encoder.state_dict())
@@ -103,10 +109,9 @@ def fit_encoder(
 
 
 def _batches(
-    rows: ItemRows, settings: EncoderSettings, rng: np.random.Generator | None
+    rows: ItemRows, length: int, batch_size: int, rng: np.random.Generator | None
 ) -> Iterator[np.ndarray]:
     """Chunks of sessions as int64 [B, length + 1], -1 behind the end; shuffled with `rng`."""
-    length = settings.length
     starts = np.flatnonzero(np.append(True, np.diff(rows.session) != 0))
     counts = np.diff(np.append(starts, len(rows.items)))
     if rng is not None:  # long sessions are cut at other places in every epoch
@@ -125,7 +130,7 @@ def _batches(
     targets = np.cumsum((high - low - 1)[order])
     if len(targets) == 0:
         return
-    cuts = np.searchsorted(targets, np.arange(settings.batch, targets[-1], settings.batch))
+    cuts = np.searchsorted(targets, np.arange(batch_size, targets[-1], batch_size))
     for part in np.split(order, cuts):
         if len(part):
             place = low[part, None] + np.arange(length + 1)
@@ -162,13 +167,13 @@ def _states(
 
 
 def _validation_loss(
-    encoder: SessionEncoder, valid: ItemRows, settings: EncoderSettings, device: torch.device
+    encoder: SessionEncoder, valid: ItemRows, length: int, batch_size: int, device: torch.device
 ) -> float:
     """Mean cross-entropy over the whole catalogue of at most 20,000 targets."""
     encoder.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in _batches(valid, settings, None):
+        for batch in _batches(valid, length, batch_size, None):
             states, targets = _states(encoder, batch, device)
             loss = full_softmax(states, encoder.vectors.weight, targets)
             total, count = total + float(loss) * len(targets), count + len(targets)
