@@ -53,10 +53,9 @@ def job_command(name: str) -> click.Command:
 
     def run(config: Path | None, overrides: tuple[str, ...]) -> None:
         try:
-            settings = load(settings_class, name, config, overrides)
+            sys.exit(job.main(load(settings_class, name, config, overrides)))
         except SettingsError as error:
             raise click.ClickException(str(error)) from None
-        sys.exit(job.main(settings))
 
     lines = [f"  {key} = {default}  {text}" for key, default, text in described(settings_class)]
     return click.Command(

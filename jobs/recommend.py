@@ -6,10 +6,13 @@ user-events ─ decode ─┬─ running window ─ recommend ─ recommendation
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from pydantic import Field, field_validator
 from pyflink.table import StatementSet, Table, TableEnvironment
 
-from jobs.settings import Settings
+from jobs.settings import Settings, SettingsError
+from models.bundle import BundleError, load_bundle
 from models.recommender import Settings as Ranking
 from operators import decoding, kafka, windows
 from operators.environment import ROOT, Engine, Mode, mode_of, table_environment
@@ -81,8 +84,8 @@ def recommend(
     """Answer each window, as Kafka records with CloudEvents headers; null answers are left out."""
     rules = Rules(settings.triggers, round(settings.session_gap_s * 1000))
     ranking = Ranking(list_size=settings.list_size, exclude_seen=settings.exclude_seen)
-    bundle = str((ROOT / settings.bundle).resolve())
-    env.create_temporary_function("recommend", recommending(mode, bundle, rules, ranking))
+    function = recommending(mode, bundle_folder(settings), rules, ranking)
+    env.create_temporary_function("recommend", function)
     headers = cloud_event("recommendation", "list`.`recommendation_id", "list`.`event_time")
     answered = env.sql_query(
         f"SELECT `user_id`, recommend(`user_id`, `window`) AS `list` FROM {window}"
@@ -93,8 +96,17 @@ def recommend(
         FROM {answered} WHERE `list`.`value` IS NOT NULL""")
 
 
+def bundle_folder(settings: RecommendSettings) -> Path:
+    """The bundle's folder; a relative one is looked up in the checkout."""
+    return (ROOT / settings.bundle).resolve()
+
+
 def main(settings: RecommendSettings) -> int:
     """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
+    try:
+        load_bundle(bundle_folder(settings))  # every worker does it again; here it can be said
+    except BundleError as error:
+        raise SettingsError(f"recommend was not started: bundle: {error}") from None
     env = table_environment(settings.engine, "recommend")
     env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
     kafka.raw_source(env, "user_events", settings.events_topic, settings.kafka)

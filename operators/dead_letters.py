@@ -26,16 +26,18 @@ class DeadLetter:
     @classmethod
     def of(cls, message: Message) -> DeadLetter:
         """Split a record's headers into the original ones and those that tell its origin."""
-        kept, origin = [], {}
-        for name, value in message.headers() or []:
+        kept: list[tuple[str, bytes | None]] = []
+        origin: dict[str, str] = {}
+        for name, text in message.headers() or []:
+            value = text.encode() if isinstance(text, str) else text
             prefix = next((p for p in PREFIXES if name.startswith(p)), None)
             if prefix is None:
                 kept.append((name, value))
             else:
                 origin[name.removeprefix(prefix)] = (value or b"").decode("utf-8", "replace")
         return cls(
-            message.partition(),
-            message.offset(),
+            message.partition() or 0,
+            message.offset() or 0,
             message.key(),
             message.value(),
             tuple(kept),
@@ -84,8 +86,9 @@ def _read_partition(
             return
         if message.error():
             raise KafkaException(message.error())
-        yield DeadLetter.of(message)
-        if message.offset() + 1 >= high:
+        letter = DeadLetter.of(message)
+        yield letter
+        if letter.offset + 1 >= high:
             return
 
 

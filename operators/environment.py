@@ -50,6 +50,7 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 (no loopback)
     os.environ.setdefault("FLINK_LOG_DIR", str(_state_folder() / "log"))
     Path(os.environ["FLINK_LOG_DIR"]).mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("FLINK_IDENT_STRING", job)  # names the log file
     os.environ.setdefault("JVM_ARGS", "-Xmx2g -XX:+UseG1GC -XX:MaxGCPauseMillis=20")
     os.environ["PYTHONPATH"] = os.pathsep.join(_python_path())
     configuration = Configuration()

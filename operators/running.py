@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from types import FrameType
 from typing import Any
+from urllib.parse import quote
 
 from pyflink.table import StatementSet, TableEnvironment
 from rich.console import Console
@@ -34,13 +35,13 @@ def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) ->
         client.cancel().result()
         status = "CANCELED"
     if status == "FAILED":
-        console.print(f"{job}: failed: {failure(rest, job_id)}", markup=False)
+        console.print(f"{job}: failed: {failure(rest, job_id)}", markup=False, highlight=False)
     return 0 if status in ("FINISHED", "CANCELED") else 1
 
 
 def _watch(console: Console, rest: str, job_id: str, job: str, stopping: threading.Event) -> str:
     """Show the counters once a second until the job ends or is to stop; return its status."""
-    status, quiet_since = "INITIALIZING", time.monotonic()
+    status, said, quiet_since = "INITIALIZING", "", time.monotonic()
     with console.status(f"{job}: starting") as line:
         while status not in ENDED and not stopping.wait(1.0):
             try:
@@ -51,6 +52,9 @@ def _watch(console: Console, rest: str, job_id: str, job: str, stopping: threadi
                 if time.monotonic() - quiet_since > 5:
                     return "FINISHED"
                 continue
+            if status == "RESTARTING" and said != (why := failure(rest, job_id)):
+                console.print(f"{job}: restarts: {root_cause(why)}", markup=False, highlight=False)
+                said = why
             shown = "  ".join(f"{name} {count:,}" for name, count in counts.items())
             line.update(f"{job}: {status.lower()}  {shown}")
     return status
@@ -63,7 +67,7 @@ def counters(rest: str, job_id: str) -> dict[str, int]:
         base = f"{rest}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
         names = [entry["id"] for entry in _get(base) if entry["id"].rpartition(".")[2] in KNOWN]
         for name in names:
-            for entry in _get(f"{base}?get={urllib.request.quote(name)}&agg=sum"):
+            for entry in _get(f"{base}?get={quote(name)}&agg=sum"):
                 short = name.rpartition(".")[2]
                 sums[short] = sums.get(short, 0) + round(entry["sum"])
     return {name: sums[name] for name in KNOWN if name in sums}
@@ -94,6 +98,13 @@ def failure(rest: str, job_id: str) -> str:
         return str(history[0]["stacktrace"]) if history else "no exception was recorded"
     except OSError as error:
         return f"its exception could not be read: {error}"
+
+
+def root_cause(stacktrace: str) -> str:
+    """The last line that names a cause, of Java's stack trace or of Python's within it."""
+    lines = [line.strip() for line in stacktrace.splitlines()]
+    causes = [line for line in lines if line and not line.startswith(("at ", "...", "File "))]
+    return causes[-1] if causes else stacktrace
 
 
 def _get(url: str) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -39,7 +40,7 @@ def decoding(mode: Mode) -> Any:
     return _wrapped(mode, DecodeRow, DecodeBatch, _DECODED)
 
 
-def recommending(mode: Mode, bundle: str, rules: Rules, ranking: Ranking) -> Any:
+def recommending(mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> Any:
     """(user_id STRING, window STRING) → ROW<recommendation_id, event_time, value>, or nulls."""
     return _wrapped(mode, RecommendRow, RecommendBatch, _ANSWERED, mode, bundle, rules, ranking)
 
@@ -85,7 +86,7 @@ class DecodeBatch(_Decode):
 class _Recommend(ScalarFunction):
     """Holds the recommender of one worker; loads and self-tests the bundle when opened."""
 
-    def __init__(self, mode: Mode, bundle: str, rules: Rules, ranking: Ranking) -> None:
+    def __init__(self, mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> None:
         self.mode, self.bundle, self.rules, self.ranking = mode, bundle, rules, ranking
 
     def open(self, function_context: FunctionContext) -> None:

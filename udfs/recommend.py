@@ -126,7 +126,8 @@ class Answering:
     ) -> Answer:
         version = self.recommender.bundle_version
         identity = recommendation_id(user_id, trigger.event_id, version)
-        columns = zip(ranked.item_ids, ranked.scores, ranked.sources, ranked.reasons, strict=True)
+        columns = (ranked.item_ids, range(len(ranked.item_ids)), ranked.scores)
+        told = (ranked.sources, ranked.reasons)
         message = Recommendation(
             schema_version=SCHEMA_VERSION,
             recommendation_id=identity,
@@ -134,7 +135,7 @@ class Answering:
             user_id=user_id,
             event_time=trigger.time,
             generated_at=now,
-            items=[RecommendedItem(i, n, *rest) for n, (i, *rest) in enumerate(columns)],
+            items=list(map(RecommendedItem, *columns, *told)),
             bundle_version=version,
             served_by=ranked.served_by,
             took_us=took_us,

@@ -8,7 +8,6 @@ import msgspec
 
 from udfs.events import (
     EVENT_TYPES,
-    INTERACTION_CODES,
     TYPE_CODES,
     Event,
     rfc3339,
@@ -85,5 +84,5 @@ def _closed(user_id: str, session: list[Event], row: list[float]) -> ClosedSessi
 
 
 def _rows(event: Event) -> list[SessionEvent]:
-    items = [item.item_id for item in event.items] if event.type in INTERACTION_CODES else []
+    items: list[str | None] = [item.item_id for item in event.items]
     return [SessionEvent(item, EVENT_TYPES[event.type], event.time) for item in items or [None]]
