@@ -53,7 +53,8 @@ def demo(
     as_json: bool, keep: bool, seconds: float, rate: float, profile: str, bundle: Path
 ) -> None:
     say = Console(stderr=True, highlight=False)
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
     try:
         code = run(say, Choices(as_json, keep, seconds, rate, profile, bundle))
     except (DemoError, BrokerError, JarError, JavaMissingError) as error:
@@ -103,5 +104,5 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _ignore_stop_signals() -> None:
     """A second Ctrl-C must not interrupt the cleaning up that the first one began."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

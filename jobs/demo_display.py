@@ -19,6 +19,7 @@ from jobs.demo_score import Score, Shown, identity
 TOP = 3  # items of a list that are shown
 ROW_LINES = TOP + 1  # with the line between rows
 HEAD_LINES = 6  # progress, rule, head of the table
+SHORT_PLACES = {"United Kingdom": "UK"}
 ROW_SECONDS = 1.5  # how often the table takes a new row
 OTHER_SHOP_EVERY = 6  # rows
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
@@ -79,7 +80,7 @@ def screen(
     """Progress above, the newest lists below, as many as fit."""
     fitting = max((height - HEAD_LINES) // ROW_LINES, 1)
     table = Table(expand=True, box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for name, ratio in (("shopper", 10), ("just did", 20), ("is offered", 27), ("because", 26)):
+    for name, ratio in (("shopper", 9), ("just did", 19), ("is offered", 27), ("because", 25)):
         table.add_column(name, ratio=ratio, no_wrap=True, overflow="ellipsis")
     table.add_column("ms", justify="right", width=5, no_wrap=True)
     for shown in rows[:fitting]:
@@ -91,13 +92,12 @@ def screen(
 def _head(progress: Progress, score: Score) -> Text:
     text = Text(
         f"{progress.sent:,} of {progress.planned:,} events sent, {score.lists:,} lists received "
-        f"({progress.seconds:.0f} s)\n"
+        f"({progress.seconds:.0f} s)\nfrom event to list: "
     )
-    text.append("event to list ")
     text.append(f"p50 {score.percentile(50):.0f} ms  p99 {score.percentile(99):.0f} ms", "bold")
-    text.append("   next item in the list ")
+    text.append("\nnext item was in the list: ")
     text.append(f"{score.hit_rate:.3f}", "bold green")
-    text.append(f", among the most popular {score.hit_rate_popularity:.3f}\n")
+    text.append(f"  (among the most popular: {score.hit_rate_popularity:.3f})\n")
     text.append("▸ marks the item the shopper really added next", "dim")
     return text
 
@@ -107,15 +107,16 @@ def _row(shown: Shown, titles: Mapping[str, str]) -> tuple[Text, Text, Text, Tex
     assert record.visit is not None
     assert record.step is not None
     item = record.step.item
-    what = titles.get(item, item) if item else "the basket"
     offered, because = Text(), Text(style="dim")
     for place, code in enumerate(shown.items[:TOP]):
         taken = code == record.next_item
         mark, style = ("▸ ", "bold green") if taken else ("  ", "")
         offered.append(f"{mark}{titles.get(code, code)}\n", style)
-        because.append(f"{shown.reasons[place]}\n")
-    user = Text(f"{record.visit.user}\n").append(record.visit.place, "dim")
-    did = Text(f"{record.step.verb}\n", "dim").append(what, "not dim")
+        because.append(f"{shown.reasons[place].replace('bought together with', 'with')}\n")
+    place_name = SHORT_PLACES.get(record.visit.place, record.visit.place)
+    user = Text(f"{record.visit.user}\n").append(place_name, "dim")
+    did = Text(f"{record.step.verb}\n", "dim")
+    did.append(titles.get(item, item) if item else "the basket", "not dim")
     offered.rstrip()
     because.rstrip()
     return user, did, offered, because, f"{shown.latency_ms:.0f}"

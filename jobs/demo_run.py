@@ -84,7 +84,7 @@ class DemoRun:
             self.strangers.append(message)
             return
         items = [item.item_id for item in message.items]
-        reasons = [", ".join(item.reasons) for item in message.items]
+        reasons = [item.reasons[-1] if item.reasons else "" for item in message.items]
         shown = self.score.add(
             message.trigger_event_id, items, reasons, message.served_by, now - due
         )

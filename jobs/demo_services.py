@@ -144,17 +144,17 @@ class Job:
 
 
 class Services:
-    """The broker and the job; both are started at once, because both take seconds."""
+    """The broker and, once it answers, the job."""
 
     def __init__(self, profile: str, bundle: Path) -> None:
         self.broker = Broker()
         self.job = Job(self.broker.bootstrap, profile, bundle)
 
     def start(self) -> None:
-        """Start both and wait for the broker; the job is ready when the first list comes."""
-        self.job.start()
+        """Start both: the job refuses to start without its topics. Ready with the first list."""
         self.broker.start()
         self.broker.create_topics(TOPICS)
+        self.job.start()
 
     def check(self) -> None:
         """Raise DemoError if the broker or the job has ended."""
