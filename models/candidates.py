@@ -11,6 +11,7 @@ sum runs in an order that depends on the session alone, so a batch changes no bi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -36,7 +37,9 @@ CANDIDATE_FEATURES = (
 """Names of the columns of `Candidates.features`, in order; part of a bundle's schema."""
 
 _MEAN_PRICE = FEATURES.index("mean_price")
+MOST = np.float32(1e9)  # session features beyond it say no more
 _ENTRY_BITS = 22
+TABLE_UP_TO = 100_000  # items; up to here a table of all of them is faster than a sort
 
 
 class Blend(BaseModel):
@@ -45,8 +48,8 @@ class Blend(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recent: int = Field(default=10, ge=1, le=100, description="items of a session looked at")
-    neural: int = Field(default=100, ge=1, description="candidates from the index")
-    popular: int = Field(default=40, ge=1, description="candidates that are trending or popular")
+    neural: int = Field(default=80, ge=1, description="candidates from the index")
+    popular: int = Field(default=30, ge=1, description="candidates that are trending or popular")
     together_decay: float = Field(
         default=0.75, gt=0, le=1, description="weight of co-visits for each step back"
     )
@@ -77,7 +80,7 @@ class Candidates:
     starts: np.ndarray  # int64 [B + 1], session b owns candidates starts[b]:starts[b+1]
     features: np.ndarray  # float32 [M, len(CANDIDATE_FEATURES)]
     seen: np.ndarray  # bool [M], whether the item is in the session already
-    entry_candidate: np.ndarray  # int64 [E], candidate of every (recent item, neighbour)
+    entry_candidate: np.ndarray  # int [E], candidate of every (recent item, neighbour)
     entry_item: np.ndarray  # int32 [E], that recent item
     entry_weights: np.ndarray  # float32 [E, 3], decayed, see covisits.KINDS
 
@@ -104,8 +107,17 @@ def recent_items(codes: np.ndarray, session: np.ndarray, size: int, length: int)
     return Recent(matrix, lengths, owner.astype(np.int64), known.astype(np.int64))
 
 
+def session_context(features: np.ndarray) -> np.ndarray:
+    """Session features [B, F] as the ranker reads them: log(1 + x), bounded, float32.
+
+    This is not left to the network: ONNX Runtime computes the logarithm of the last few numbers
+    of an array in another way than that of the others, and so a batch would change bits.
+    """
+    return np.log1p(np.clip(features, 0.0, MOST))
+
+
 class CandidateBuilder:
-    """Joins what the sources propose and computes the ranker's features."""
+    """Joins what the sources propose and computes the ranker's features; not thread-safe."""
 
     def __init__(
         self,
@@ -127,6 +139,7 @@ class CandidateBuilder:
         self._log_prices = self._log_prices.astype(np.float32)
         self._categories = categories if (categories >= 0).any() else None
         self._popular = popular[: blend.popular].astype(np.int64)
+        self._table = KeyTable()
         steps = np.arange(blend.recent)[:, None]
         decays = np.array([[blend.together_decay, blend.next_decay, blend.similar_decay]])
         self._decay = (decays**steps).astype(np.float32)  # [L, 3]
@@ -149,15 +162,17 @@ class CandidateBuilder:
         near = self._keys(every, np.where(neural < 0, self._popular[0], neural))
         popular = self._keys(every, self._popular[None, :])
         own = self._keys(recent.seen_rows, recent.seen_items)
-        candidate, unique = _united(np.concatenate([keys, near, popular, own]))
-        rows, items = np.divmod(unique, len(self._vectors))
-        starts = np.searchsorted(rows, np.arange(size + 1))
-        of_near, _, of_own = np.split(candidate[len(keys) :], np.cumsum([len(near), len(popular)]))
+        candidate, unique = self._united(np.concatenate([keys, near, popular, own]), size)
+        starts = np.searchsorted(unique, np.arange(size + 1) * len(self._vectors))
+        rows = np.repeat(np.arange(size), starts[1:] - starts[:-1])
+        items = unique - rows * len(self._vectors)
         entry = candidate[: len(keys)]
+        of_near = candidate[len(keys) : len(keys) + len(near)]
+        of_own = candidate[len(candidate) - len(own) :]
         flat = weights.reshape(-1, 3)
         out = np.empty((len(rows), len(CANDIDATE_FEATURES)), np.float32)
         self._neural(out, rows, items, starts, session_vectors, of_near, neural.shape[1])
-        _covisits(out, entry, flat, starts, np.repeat(place == 0, width))
+        _covisits(out, entry, flat, rows, starts, np.repeat(place == 0, width))
         seen = np.bincount(of_own, minlength=len(rows))
         out[:, 9] = np.log1p(seen)
         self._affinity(out, rows, items, recent, features)
@@ -166,6 +181,11 @@ class CandidateBuilder:
 
     def _keys(self, rows: np.ndarray, items: np.ndarray) -> np.ndarray:
         return (rows * len(self._vectors) + items).ravel()
+
+    def _united(self, keys: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+        if len(self._vectors) <= TABLE_UP_TO:
+            return self._table.united(keys, size * len(self._vectors))
+        return united_by_sort(keys)
 
     def _neural(
         self,
@@ -177,7 +197,12 @@ class CandidateBuilder:
         of_near: np.ndarray,
         count: int,
     ) -> None:
-        products = np.einsum("md,md->m", self._vectors[items], session_vectors[rows])
+        vectors, products = self._vectors[items], np.empty(len(items), np.float32)
+        bounds = starts.tolist()
+        for session, (low, high) in enumerate(pairwise(bounds)):
+            np.einsum(  # not a BLAS product: that may sum in another order for another shape
+                "md,d->m", vectors[low:high], session_vectors[session], out=products[low:high]
+            )
         out[:, 0] = products
         out[:, 1] = products - np.maximum.reduceat(products, starts[:-1])[rows]
         out[:, 2] = 0.0
@@ -203,8 +228,26 @@ class CandidateBuilder:
             out[:, 11] = same.sum(axis=1) / recent.lengths[rows]
 
 
-def _united(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which unique key each key is, int64 [E], and the unique keys in order, int64 [M]."""
+class KeyTable:
+    """Finds equal keys by writing into a table of all that may occur; it is kept and reused."""
+
+    def __init__(self) -> None:
+        self._there = np.zeros(0, bool)
+        self._place = np.zeros(0, np.int32)
+
+    def united(self, keys: np.ndarray, space: int) -> tuple[np.ndarray, np.ndarray]:
+        """What `united_by_sort` returns, for keys below `space`."""
+        if len(self._there) < space:
+            self._there, self._place = np.zeros(space, bool), np.zeros(space, np.int32)
+        self._there[keys] = True
+        unique = np.flatnonzero(self._there[:space])
+        self._there[unique] = False
+        self._place[unique] = np.arange(len(unique), dtype=np.int32)
+        return self._place[keys], unique
+
+
+def united_by_sort(keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which unique key each key is, int [E], and the unique keys in order, int64 [M]."""
     if len(keys) >> _ENTRY_BITS:
         raise ValueError(f"expected fewer than {1 << _ENTRY_BITS} entries; got {len(keys)}")
     packed = (keys << _ENTRY_BITS) | np.arange(len(keys))  # a plain sort is faster than argsort
@@ -222,16 +265,16 @@ def _covisits(
     out: np.ndarray,
     entry: np.ndarray,
     weights: np.ndarray,
+    rows: np.ndarray,
     starts: np.ndarray,
     of_last: np.ndarray,
 ) -> None:
     size = len(out)
-    owner = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
     for kind, column in ((0, 3), (1, 5)):
         total = np.bincount(entry, weights=weights[:, kind], minlength=size)
         best = np.maximum.reduceat(total, starts[:-1])
         out[:, column] = np.log1p(10.0 * total)
-        out[:, column + 1] = total / np.maximum(best, 1e-9)[owner]
+        out[:, column + 1] = total / np.maximum(best, 1e-9)[rows]
     out[:, 7] = 0.0
     out[entry[of_last], 7] = np.log1p(10.0 * weights[of_last, 1])  # a pair occurs once
     out[:, 8] = np.bincount(entry, weights=weights[:, 2], minlength=size)

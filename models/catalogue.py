@@ -68,17 +68,24 @@ class Catalogue:
         return cls(
             table["item_id"].to_pylist(),
             table["title"].to_pylist(),
-            *(
-                table[name].to_numpy().astype(kind)
-                for name, kind in (
-                    ("category", np.int32),
-                    ("price", np.float32),
-                    ("popularity", np.float32),
-                    ("recent", np.float32),
-                    ("days_unseen", np.float32),
-                )
-            ),
+            _numbers(table["category"], np.int32),
+            _numbers(table["price"], np.float32),
+            _numbers(table["popularity"], np.float32),
+            _numbers(table["recent"], np.float32),
+            _numbers(table["days_unseen"], np.float32),
         )
+
+
+def _numbers(column: pa.ChunkedArray, kind: type) -> np.ndarray:
+    """A column without nulls as an array; by its buffer, since to_numpy would import pandas."""
+    if column.type != pa.from_numpy_dtype(kind) or column.null_count:
+        raise ValueError(f"expected {np.dtype(kind).name} without nulls; got {column.type}")
+    size = np.dtype(kind).itemsize
+    parts = [
+        np.frombuffer(part.buffers()[1], kind, len(part), part.offset * size)
+        for part in column.chunks
+    ]
+    return np.concatenate(parts) if parts else np.empty(0, kind)
 
 
 def catalogue_of(

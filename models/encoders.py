@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-CLIP = 1e9  # session features beyond this say no more, and infinity would spoil a score
-
 
 class SessionEncoder(nn.Module):
     """GRU4Rec (Hidasi et al. 2016) with tied item vectors: session and items share one space."""
@@ -57,7 +55,6 @@ class CandidateRanker(nn.Module):
 
     def standardise(self, candidates: Tensor, sessions: Tensor) -> None:
         """Take means and scales from training features [M, F] and [B, S]."""
-        sessions = _compressed(sessions)
         for name, values in (("candidate", candidates), ("session", sessions)):
             getattr(self, f"{name}_mean").copy_(values.mean(0))
             spread = values.std(0)
@@ -67,7 +64,7 @@ class CandidateRanker(nn.Module):
     def forward(self, candidates: Tensor, sessions: Tensor, rows: Tensor) -> Tensor:
         """Scores [M] of candidates [M, F] in sessions [B, S]; rows [M] → session."""
         own = self.of_candidate((candidates - self.candidate_mean) * self.candidate_scale)
-        known = (_compressed(sessions) - self.session_mean) * self.session_scale
+        known = (sessions - self.session_mean) * self.session_scale
         joined = torch.relu(own + self.of_session(known)[rows])
         out: Tensor = self.out(joined)[:, 0]
         return out
@@ -85,7 +82,3 @@ class CandidateRanker(nn.Module):
             same.candidate_mean.zero_()
             same.candidate_scale.fill_(1.0)
         return same
-
-
-def _compressed(sessions: Tensor) -> Tensor:
-    return torch.log1p(sessions.clamp(0.0, CLIP))

@@ -17,7 +17,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.bundle import FORMAT, Bundle, assemble, feature_schema
-from models.candidates import Blend, known_items
+from models.candidates import Blend, known_items, session_context
 from models.catalogue import Catalogue, catalogue_of
 from models.covisits import Neighbours, NeighbourSettings, fit_neighbours
 from models.encoders import CandidateRanker, SessionEncoder
@@ -130,10 +130,10 @@ def _fit_parts(
         settings.seed,
         progress,
     )
-    files = _catalogue_files(catalogue, neighbours)
+    files = catalogue_files(catalogue, neighbours)
     vectors = _vectors(encoder)
     files["encoder.onnx"] = export_encoder(encoder, settings.blend.recent)
-    files["vectors.npy"] = _npy(vectors)
+    files["vectors.npy"] = npy(vectors)
     queries = _queries(files["encoder.onnx"], vectors, rows, settings)
     index, why = build_index(vectors, queries, min(settings.blend.neural, len(vectors)))
     files["index.faiss"] = faiss.serialize_index(index).tobytes()
@@ -170,7 +170,7 @@ def ranking_task(
         wanted = np.array([index.get(log.facts.ids[c], -1) for c in log.items[part].tolist()])
         for chunk, found in recommender.candidates(batch, features):
             task.candidates.append(found)
-            task.sessions.append(features[chunk])
+            task.sessions.append(session_context(features[chunk]))
             task.targets.append(_places(found.rows, found.items, wanted[chunk], len(index)))
         progress("candidates", min(at + 512, len(targets)), len(targets))
     return task
@@ -232,11 +232,11 @@ def _manifest(settings: FitSettings) -> dict[str, Any]:
     }
 
 
-def _catalogue_files(catalogue: Catalogue, neighbours: Neighbours) -> dict[str, bytes]:
+def catalogue_files(catalogue: Catalogue, neighbours: Neighbours) -> dict[str, bytes]:
     return {
         "items.arrow": _arrow(catalogue.to_table()),
-        "neighbour_items.npy": _npy(neighbours.items),
-        "neighbour_weights.npy": _npy(neighbours.weights.astype(np.float16)),
+        "neighbour_items.npy": npy(neighbours.items),
+        "neighbour_weights.npy": npy(neighbours.weights.astype(np.float16)),
     }
 
 
@@ -247,7 +247,7 @@ def _arrow(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _npy(array: np.ndarray) -> bytes:
+def npy(array: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()

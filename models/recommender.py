@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.candidates import CandidateBuilder, Candidates, Recent, known_items, recent_items
+from models.candidates import (
+    CandidateBuilder,
+    Candidates,
+    Recent,
+    known_items,
+    recent_items,
+    session_context,
+)
 from models.networks import encode, score
 from models.ranking import SOURCES, best_of_each, explain, retrieval_scores
 from models.retrieval import search
@@ -49,7 +56,10 @@ class Settings:
 
 
 class Recommender:
-    """Answers batches of sessions from one bundle; the same session, the same bits, always."""
+    """Answers batches of sessions from one bundle; the same session, the same bits, always.
+
+    It keeps working memory and its timings: give every thread one of its own.
+    """
 
     def __init__(self, bundle: Bundle, settings: Settings = Settings()) -> None:
         if settings.list_size < 1:
@@ -73,6 +83,7 @@ class Recommender:
             bundle.blend,
         )
         self._reasons = _reasons(bundle.catalogue.item_ids, self._titles, bundle.texts)
+        self._nothing_known = self._popular_list(frozenset())
 
     def title(self, item_id: str) -> str | None:
         """The item's title, None where the item or its title is not known."""
@@ -88,8 +99,7 @@ class Recommender:
         codes = known_items(batch, self._index)
         session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
         answerable = np.flatnonzero(np.bincount(session[codes >= 0], minlength=len(batch)))
-        nothing_known = self._popular_list(frozenset())
-        answers = [nothing_known] * len(batch)
+        answers = [self._nothing_known] * len(batch)
         for at in range(0, len(answerable), CHUNK):
             chunk = answerable[at : at + CHUNK]
             lists = self._answer(batch, codes, chunk, features[chunk], took)
@@ -153,7 +163,9 @@ class Recommender:
         plain = retrieval_scores(found)
         size = len(found.starts) - 1
         try:
-            scores = score(self._bundle.ranker, found.features, features, found.rows)
+            scores = score(
+                self._bundle.ranker, found.features, session_context(features), found.rows
+            )
         except Exception:
             _log.exception("ranking failed, %d sessions are served by retrieval", size)
             return plain, np.ones(size, bool)

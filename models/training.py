@@ -44,7 +44,7 @@ class RankerSettings(BaseModel):
     epochs: int = Field(default=6, ge=1, description="passes over the samples")
     batch: int = Field(default=64, ge=1, description="lists in a step")
     learning_rate: float = Field(default=3e-3, gt=0, description="of Adam, falling to 0")
-    samples: int = Field(default=6_000, ge=1, description="validation prefixes it learns from")
+    samples: int = Field(default=12_000, ge=1, description="validation prefixes it learns from")
 
 
 @dataclass(frozen=True, slots=True)

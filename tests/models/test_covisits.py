@@ -1,0 +1,63 @@
+"""Neighbours of items on data whose counts are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from models.covisits import Neighbours, NeighbourSettings, fit_neighbours
+
+
+def fit(items: list[int], session: list[int], titles: list[str], **settings: int) -> Neighbours:
+    times = np.zeros(len(items), np.int64)
+    wanted = NeighbourSettings(**{"together": 2, "next": 2, "similar": 1, **settings})
+    return fit_neighbours(np.array(items), np.array(session), times, titles, wanted)
+
+
+def weights_of(table: Neighbours, item: int, other: int) -> np.ndarray:
+    at = np.flatnonzero((table.items[item] == other) & table.weights[item].any(axis=1))
+    return table.weights[item, at[0]] if len(at) else np.zeros(3)
+
+
+def test_weights_equal_the_hand_computed_ones() -> None:
+    table = fit([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], ["a", "b", "c"])
+    together, following, _ = weights_of(table, 0, 1)
+    assert together == pytest.approx(2 / np.sqrt(2 * 2 + 10), abs=1e-3)
+    assert following == pytest.approx(2 / (2 + 5), abs=1e-3)
+    assert weights_of(table, 0, 2)[1] == pytest.approx(0.5 / (2 + 5), abs=1e-3)  # two rows apart
+    assert weights_of(table, 1, 0)[1] == 0  # 0 never follows 1
+
+
+def test_items_of_different_sessions_are_not_together() -> None:
+    table = fit([0, 1, 2, 3], [0, 0, 1, 1], ["a", "b", "c", "d"])
+    assert not weights_of(table, 1, 2).any()
+
+
+def test_an_item_is_no_neighbour_of_itself() -> None:
+    table = fit([0, 0, 1], [0, 0, 0], ["a", "b"])
+    assert not weights_of(table, 0, 0).any()
+
+
+def test_titles_that_share_rare_words_are_similar() -> None:
+    titles = ["red tea cup", "blue tea cup", "garden chair", "garden bench", "lamp", "clock"]
+    table = fit([0, 2], [0, 1], titles)
+    assert weights_of(table, 0, 1)[2] > 0.3
+    assert not weights_of(table, 0, 2).any()
+
+
+def test_each_item_keeps_as_many_neighbours_as_asked_whatever_the_data() -> None:
+    rng = np.random.default_rng(0)
+    items, session = rng.integers(0, 50, 5000), np.repeat(np.arange(100), 50)
+    table = fit(items.tolist(), session.tolist(), ["x"] * 50)
+    assert table.items.shape == (50, 5)
+    assert (table.weights.any(axis=2).sum(axis=1) <= 5).all()
+    assert all(len(set(row)) == len(row) for row in table.items.tolist() if 0 not in row)
+
+
+def test_older_sessions_weigh_less() -> None:
+    day = 86_400_000
+    items, session = np.array([0, 1, 0, 2]), np.array([0, 0, 1, 1])
+    times = np.array([0, 0, 100 * day, 100 * day])
+    settings = NeighbourSettings(half_life_days=10)
+    table = fit_neighbours(items, session, times, [None, None, None], settings)
+    assert weights_of(table, 0, 2)[0] > 10 * weights_of(table, 0, 1)[0]
