@@ -19,6 +19,7 @@ from operators.environment import ROOT, Engine, Mode, mode_of, table_environment
 from operators.kafka import Kafka
 from operators.running import run
 from operators.sql import cloud_event
+from operators.topics import TopicsError, require_topics
 from udfs.events import EVENT_TYPES
 from udfs.flink import recommending
 from udfs.recommend import Rules
@@ -103,10 +104,12 @@ def bundle_folder(settings: RecommendSettings) -> Path:
 
 def main(settings: RecommendSettings) -> int:
     """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
+    topics = (settings.events_topic, settings.recommendations_topic, settings.dead_letters_topic)
     try:
         load_bundle(bundle_folder(settings))  # every worker does it again; here it can be said
-    except BundleError as error:
-        raise SettingsError(f"recommend was not started: bundle: {error}") from None
+        require_topics(settings.kafka, topics)
+    except (BundleError, TopicsError) as error:
+        raise SettingsError(f"recommend was not started: {error}") from None
     env = table_environment(settings.engine, "recommend")
     env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
     kafka.raw_source(env, "user_events", settings.events_topic, settings.kafka)

@@ -10,12 +10,13 @@ from __future__ import annotations
 from pydantic import Field
 from pyflink.table import StatementSet, Table, TableEnvironment
 
-from jobs.settings import Settings
+from jobs.settings import Settings, SettingsError
 from operators import decoding, kafka, windows
 from operators.environment import Engine, mode_of, table_environment
 from operators.kafka import Kafka
 from operators.running import run
 from operators.sql import cloud_event
+from operators.topics import TopicsError, require_topics
 from udfs.flink import closing
 
 
@@ -69,6 +70,16 @@ def close(env: TableEnvironment, windows: Table, settings: SessionsSettings) -> 
 
 def main(settings: SessionsSettings) -> int:
     """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
+    topics = (
+        settings.events_topic,
+        settings.sessions_topic,
+        settings.late_events_topic,
+        settings.dead_letters_topic,
+    )
+    try:
+        require_topics(settings.kafka, topics)
+    except TopicsError as error:
+        raise SettingsError(f"sessions was not started: {error}") from None
     env = table_environment(settings.engine, "sessions")
     env.get_config().set("table.exec.source.idle-timeout", f"{round(settings.idle_s * 1000)} ms")
     kafka.raw_source(

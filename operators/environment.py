@@ -7,18 +7,16 @@ import socket
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pyflink.common import Configuration
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
+from operators.configuration import CONF, ROOT, flattened
 from operators.jars import connector_jar
 from operators.java import java_home
-
-ROOT = Path(__file__).resolve().parent.parent
-CONF = ROOT / "flink-conf"
 
 Mode = Literal["thread", "process"]
 
@@ -87,7 +85,7 @@ def options(engine: Engine, job: str) -> dict[str, str]:
 
 def profile(name: str) -> dict[str, str]:
     """The options of `flink-conf/<name>.yaml`, flattened to dotted keys."""
-    return dict(_flat(yaml.safe_load((CONF / f"{name}.yaml").read_text("utf-8"))))
+    return flattened(yaml.safe_load((CONF / f"{name}.yaml").read_text("utf-8")))
 
 
 def _target(engine: Engine) -> dict[str, str]:
@@ -100,17 +98,6 @@ def _target(engine: Engine) -> dict[str, str]:
         }
     address, _, port = engine.jobmanager.rpartition(":")
     return {"execution.target": "remote", "rest.address": address, "rest.port": port}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    pairs: list[tuple[str, str]] = []
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            pairs += _flat(value, f"{prefix}{key}.")
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-            pairs.append((prefix + key, text))
-    return pairs
 
 
 def _python_path() -> list[str]:

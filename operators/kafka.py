@@ -28,6 +28,9 @@ class Kafka(BaseModel):
     start: Literal["earliest", "latest", "committed"] = Field(
         "committed", description="where a first start reads from; committed falls back to earliest"
     )
+    create_topics: bool = Field(
+        False, description="create missing topics, with 4 partitions and no replica"
+    )
     bounded: bool = Field(False, description="stop at the offsets that are newest at the start")
 
 

@@ -1,0 +1,39 @@
+"""Look before a job starts whether the brokers answer and the topics are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from operators.broker import create_topics
+from operators.kafka import Kafka
+
+NEW_PARTITIONS = 4
+
+
+class TopicsError(ValueError):
+    """The brokers or a topic cannot be reached; says which and what to do."""
+
+
+def require_topics(kafka: Kafka, names: Iterable[str], timeout_s: float = 10.0) -> None:
+    """Raise `TopicsError` unless every topic exists, or create those that do not if so set."""
+    admin = AdminClient(
+        {"bootstrap.servers": kafka.bootstrap, "log_level": 0, "log.connection.close": False}
+    )
+    try:
+        existing = admin.list_topics(timeout=timeout_s).topics
+    except KafkaException:
+        raise TopicsError(
+            f"expected a Kafka broker at {kafka.bootstrap}; none answered within {timeout_s:g} s. "
+            "Set kafka.bootstrap, or start one: ./scripts/broker start"
+        ) from None
+    missing = [name for name in names if name not in existing]
+    if missing and kafka.create_topics:
+        create_topics(kafka.bootstrap, dict.fromkeys(missing, NEW_PARTITIONS))
+    elif missing:
+        raise TopicsError(
+            f"expected the topics {', '.join(missing)} at {kafka.bootstrap}; they do not exist. "
+            "Create them, or set kafka.create_topics=true"
+        )

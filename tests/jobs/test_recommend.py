@@ -1,0 +1,178 @@
+"""The recommend job on a mini-cluster with real workers and a real broker, in both profiles."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from operators.broker import Broker
+from tests.kafka import ROOT, Record, environment, job, read, run_to_end, send
+from tests.malformed import malformed
+from tests.shopping import decision, expected, shopping, starter
+
+RUNS = {"latency": 1, "throughput": 2}  # profile → slots
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What was sent, and what every run made of it."""
+
+    good: list[Record]
+    bad: list[Record]
+    decisions: dict[str, dict]  # by the engine-free function
+    lists: dict[str, list[Record]]  # by profile
+    dead: dict[str, list[Record]]
+    screens: dict[str, str]
+
+
+@pytest.fixture(scope="module")
+def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic:
+    bundle = starter()
+    good = shopping(seed=7, users=25, events=1200, items=bundle.catalogue.item_ids[:400])
+    bad = [
+        Record(value, f"bad-{number}".encode(), [("case", str(number).encode())])
+        for number, (_, value) in enumerate(malformed())
+    ]
+    bad += [Record(b"{", None, []), Record(b"", b"", [("empty", b""), ("null", None)])]
+    mixed: list[Record] = list(good)
+    draw = random.Random(11)
+    for record in bad:
+        mixed.insert(draw.randrange(len(mixed)), record)
+    broker.create_topics({"t-events": 4})
+    send(broker.bootstrap, "t-events", mixed)
+    sent = read(broker.bootstrap, "t-events")
+    lists, dead, screens = {}, {}, {}
+    for profile, slots in RUNS.items():
+        screens[profile] = run_to_end(
+            tmp_path_factory.mktemp(profile),
+            "recommend",
+            f"kafka.bootstrap={broker.bootstrap}",
+            "kafka.create_topics=true",
+            f"engine.profile={profile}",
+            f"engine.parallelism={slots}",
+            "events_topic=t-events",
+            f"recommendations_topic=t-lists-{profile}",
+            f"dead_letters_topic=t-dead-{profile}",
+        )
+        lists[profile] = read(broker.bootstrap, f"t-lists-{profile}")
+        dead[profile] = read(broker.bootstrap, f"t-dead-{profile}")
+    good_sent = [r for r in sent if ("trace", b"t") in r.headers]
+    bad_sent = [r for r in sent if ("trace", b"t") not in r.headers]
+    assert (len(good_sent), len(bad_sent)) == (len(good), len(bad))
+    now = int(time.time() * 1000)
+    return Traffic(good, bad_sent, expected(bundle, good, now), lists, dead, screens)
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_the_job_decides_what_the_engine_free_function_decides(
+    traffic: Traffic, profile: str
+) -> None:
+    decisions = [decision(record.value or b"") for record in traffic.lists[profile]]
+    assert len(decisions) == len(traffic.decisions)
+    assert {d["recommendation_id"]: d for d in decisions} == traffic.decisions
+
+
+def test_both_profiles_and_any_number_of_slots_give_identical_lists(traffic: Traffic) -> None:
+    latency, throughput = (
+        sorted(
+            json.dumps(decision(record.value or b"")).encode() for record in traffic.lists[profile]
+        )
+        for profile in RUNS
+    )
+    assert latency == throughput
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_the_job_says_in_which_mode_it_runs(traffic: Traffic, profile: str) -> None:
+    mode = {"latency": "thread", "throughput": "process"}[profile]
+    assert f"runs Python in {mode} mode" in traffic.screens[profile]
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_every_malformed_record_is_a_dead_letter_byte_for_byte(
+    traffic: Traffic, profile: str
+) -> None:
+    assert len(traffic.bad) >= 200
+    place = {}
+    for record in traffic.dead[profile]:
+        origin = {n.removeprefix("__dead_letter."): v for n, v in record.headers if n[:2] == "__"}
+        kept = [(n, v) for n, v in record.headers if n[:2] != "__"]
+        assert origin["topic"] == b"t-events"
+        assert origin["stage"] == b"decode"
+        assert 0 < len(origin["reason"] or b"") <= 500
+        key = (int(origin["partition"] or 0), int(origin["offset"] or 0))
+        assert key not in place
+        place[key] = (record.key, record.value, sorted(kept))
+    assert place == {
+        (record.partition, record.offset): (record.key, record.value, sorted(record.headers))
+        for record in traffic.bad
+    }
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_a_message_has_the_headers_of_a_cloud_event(traffic: Traffic, profile: str) -> None:
+    for record in traffic.lists[profile][:50]:
+        message = json.loads(record.value or b"")
+        headers = dict(record.headers)
+        assert record.key == message["user_id"].encode()
+        assert headers["ce_id"] == message["recommendation_id"].encode()
+        assert headers["ce_type"] == b"streamrec.recommendation"
+        assert headers["ce_source"]
+        assert (headers["ce_time"] or b"").startswith(b"2011-12-0")
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_nothing_restarted_the_job(traffic: Traffic, profile: str) -> None:
+    assert "restarts" not in traffic.screens[profile]
+
+
+def test_lists_are_full_even_for_users_and_items_never_seen(traffic: Traffic) -> None:
+    assert {len(d["items"]) for d in traffic.decisions.values()} == {20}
+    served = {d["served_by"] for d in traffic.decisions.values()}
+    assert "full" in served
+    assert "popular" in served
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("bundle=models/none", "models/none"),
+        ("kafka.bootstrap=127.0.0.1:9", "none answered"),
+        ("widow=1", "did you mean window?"),
+    ],
+)
+def test_a_job_that_cannot_run_is_refused_before_it_starts(
+    tmp_path: Path, broker: Broker, setting: str, said: str
+) -> None:
+    refused = subprocess.run(
+        job("recommend", f"kafka.bootstrap={broker.bootstrap}", setting),
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert said in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_missing_topics_are_named_before_the_job_starts(tmp_path: Path, broker: Broker) -> None:
+    refused = subprocess.run(
+        job("recommend", f"kafka.bootstrap={broker.bootstrap}", "events_topic=no-such-topic"),
+        cwd=ROOT,
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert refused.returncode == 1
+    assert "no-such-topic" in refused.stderr

@@ -1,0 +1,75 @@
+"""Seeded shoppers on the items of the starter bundle: valid events with known outcomes."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from pathlib import Path
+
+from models.bundle import Bundle, load_bundle
+from models.recommender import Recommender, Settings
+from tests.kafka import Record
+from udfs.events import INTERACTIONS, InvalidEventError, decode, to_text
+from udfs.recommend import Answering, Rules
+
+STARTER = Path(__file__).resolve().parent.parent / "models" / "starter" / "online-retail"
+START_MS = 1_322_728_000_000
+TYPES = (*INTERACTIONS, "search", "remove_from_cart", "view_item_list", "session_end")
+WINDOW, GAP_MS = 20, 1_800_000
+
+
+def starter() -> Bundle:
+    """The bundle that the project ships."""
+    return load_bundle(STARTER)
+
+
+def shopping(seed: int, users: int, events: int, items: list[str]) -> list[Record]:
+    """Events of `users` shoppers: gaps, repeats, unknown items, several items, disorder."""
+    draw = random.Random(seed)
+    clock = dict.fromkeys(range(users), START_MS)
+    sent: list[Record] = []
+    for number in range(events):
+        user = draw.randrange(users)
+        clock[user] += round(draw.expovariate(1 / 60_000)) + (draw.random() < 0.03) * 4_000_000
+        lag = 90_000 if draw.random() < 0.05 else 0  # arrives out of order
+        pool = items if draw.random() < 0.9 else ["new-1", "new-2", "ünbekannt"]
+        event = {
+            "event_id": f"e-{seed}-{number}",
+            "event_type": draw.choices(TYPES, [9, 9, 6, 2, 2, 1, 1, 1, 1])[0],
+            "event_time": clock[user] - lag,
+            "user_id": f"user-{user}",
+            "items": [
+                {"item_id": draw.choice(pool), "price": draw.randrange(1, 900) / 100}
+                for _ in range(draw.choice([1, 1, 1, 3]))
+            ],
+        }
+        record = Record(json.dumps(event).encode(), f"user-{user}".encode(), [("trace", b"t")])
+        sent.append(record)
+        if draw.random() < 0.03:
+            sent.append(record)  # a producer's retry: the same event_id again
+    return sent
+
+
+def expected(bundle: Bundle, records: list[Record], received_ms: int) -> dict[str, dict]:
+    """What the engine-free function answers to the records in order: by recommendation_id."""
+    answering = Answering(Recommender(bundle, Settings()), Rules((*INTERACTIONS, "search"), GAP_MS))
+    texts: dict[str, list[str]] = defaultdict(list)
+    answers: dict[str, dict] = {}
+    for record in records:
+        try:
+            user, event = decode(record.value, received_ms)
+        except InvalidEventError:
+            continue
+        texts[user].append(to_text(event))
+        (answer,), _ = answering.answer([user], [",".join(texts[user][-WINDOW:])])
+        if answer is not None:
+            answers[answer.recommendation_id] = decision(answer.value)
+    return answers
+
+
+def decision(value: bytes | str) -> dict:
+    """A recommendation message without what may differ between two runs: its stamps."""
+    message = json.loads(value)
+    del message["generated_at"], message["took_us"]
+    return message
