@@ -81,7 +81,7 @@ def _numbers(column: pa.ChunkedArray, kind: type) -> np.ndarray:
     if column.type != pa.from_numpy_dtype(kind) or column.null_count:
         raise ValueError(f"expected {np.dtype(kind).name} without nulls; got {column.type}")
     size = np.dtype(kind).itemsize
-    parts = [
+    parts: list[np.ndarray] = [
         np.frombuffer(part.buffers()[1], kind, len(part), part.offset * size)
         for part in column.chunks
     ]

@@ -20,6 +20,7 @@ from models.sessions import EventTable, ItemFacts
 from udfs.events import TYPE_ALIASES, TYPE_CODES, Event, InvalidEventError, decode
 
 _UNITS = {"s": 1_000.0, "ms": 1.0, "us": 1e-3, "ns": 1e-6}
+_PER_MS = {"ms": 1, "us": 1_000, "ns": 1_000_000}
 _LATEST = 1 << 62  # a file has no clock of its own: no event of it is ahead of time
 
 
@@ -164,8 +165,9 @@ def _times(column: pa.ChunkedArray, unit: str) -> np.ndarray:
             pc.cast(column, pa.timestamp("ms", tz=column.type.tz), safe=False), "int64"
         )
         unit = "ms"
-    if pa.types.is_integer(column.type) and unit == "ms":
-        return pc.fill_null(column, -1).to_numpy().astype(np.int64)
+    if pa.types.is_integer(column.type):
+        whole = pc.fill_null(column, -1).to_numpy().astype(np.int64)
+        return whole * 1000 if unit == "s" else whole // _PER_MS[unit]
     numbers = pc.cast(column, pa.float64()).to_numpy()
     return np.where(np.isfinite(numbers), numbers * _UNITS[unit], -1).astype(np.int64)
 

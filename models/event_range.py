@@ -10,6 +10,7 @@ from models.event_files import from_messages
 from models.sessions import EventTable
 
 _PATIENCE_S = 15.0
+_STEP_S = 1.0
 
 
 def read_range(bootstrap: str, topic: str, start: str, end: str) -> tuple[EventTable, int]:
@@ -42,17 +43,31 @@ def _messages(
     bounds = _bounds(consumer, topic, start, end)
     pending = {part: last for part, (first, last) in bounds.items() if first < last}
     consumer.assign([TopicPartition(topic, part, bounds[part][0]) for part in pending])
+    waited = 0.0
     while pending:
-        message = consumer.poll(_PATIENCE_S)
+        message = consumer.poll(_STEP_S)
         if message is None:
-            raise TimeoutError(f"expected more of {topic} within {_PATIENCE_S:.0f} s; got nothing")
+            waited += _STEP_S
+            _drop_finished(consumer, topic, pending)
+            if pending and waited >= _PATIENCE_S:
+                raise TimeoutError(f"expected more of {topic}; got nothing for {waited:.0f} s")
+            continue
         if message.error():
             raise ConnectionError(f"expected messages of {topic}; got {message.error()}")
-        part = message.partition()
+        waited, part = 0.0, message.partition()
         if part in pending and message.offset() < pending[part]:
             yield message.value(), message.timestamp()[1]
         if part in pending and message.offset() + 1 >= pending[part]:
             del pending[part]
+
+
+def _drop_finished(consumer: Any, topic: str, pending: dict[int, int]) -> None:
+    """Forget partitions read to their end: transactions leave offsets without a message there."""
+    from confluent_kafka import TopicPartition
+
+    for place in consumer.position([TopicPartition(topic, part) for part in pending]):
+        if place.offset >= pending[place.partition]:
+            del pending[place.partition]
 
 
 def _bounds(consumer: Any, topic: str, start: str, end: str) -> dict[int, tuple[int, int]]:

@@ -1,0 +1,29 @@
+"""Serving needs neither torch nor Flink nor pandas."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SERVING = ("bundle", "candidates", "covisits", "golden", "ranking", "recommender", "retrieval")
+
+
+@pytest.mark.parametrize("module", [*SERVING, "metrics", "datasets", "sessions"])
+def test_a_serving_module_imports_without_torch_and_flink(module: str) -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, pyflink=None, onnx=None); "
+        f"import models.{module}"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_the_starter_bundle_is_served_without_torch_flink_and_pandas() -> None:
+    code = (
+        "import sys; sys.modules.update(torch=None, pyflink=None, onnx=None, pandas=None); "
+        "from models.bundle import load_bundle; load_bundle('models/starter/online-retail')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
