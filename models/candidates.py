@@ -137,7 +137,8 @@ class CandidateBuilder:
         known = prices > 0
         self._log_prices = np.where(known, np.log(np.where(known, prices, 1.0)), np.nan)
         self._log_prices = self._log_prices.astype(np.float32)
-        self._categories = categories if (categories >= 0).any() else None
+        self._categories = categories.astype(np.int64) + 1  # 0: not known
+        self._kinds = int(self._categories.max()) + 1
         self._popular = popular[: blend.popular].astype(np.int64)
         self._table = KeyTable()
         steps = np.arange(blend.recent)[:, None]
@@ -220,12 +221,20 @@ class CandidateBuilder:
         mean = features[:, _MEAN_PRICE]
         log_mean = np.log(np.where((mean > 0) & (mean < 1e30), mean, np.nan))
         ratio = self._log_prices[items] - log_mean[rows].astype(np.float32)
-        out[:, 10] = np.clip(np.nan_to_num(ratio), -4.0, 4.0)
-        out[:, 11] = 0.0
-        if self._categories is not None:
-            recents = np.where(recent.codes >= 0, self._categories[recent.codes], -2)
-            same = recents[rows] == self._categories[items][:, None]
-            out[:, 11] = same.sum(axis=1) / recent.lengths[rows]
+        out[:, 10] = np.clip(np.where(np.isnan(ratio), 0.0, ratio), -4.0, 4.0)
+        if self._kinds == 1:
+            out[:, 11] = 0.0
+        else:
+            out[:, 11] = self._category_share(rows, items, recent)
+
+    def _category_share(self, rows: np.ndarray, items: np.ndarray, recent: Recent) -> np.ndarray:
+        """Share of the recent items of a session that have each candidate's category: [M]."""
+        kinds = self._kinds
+        owner, place = np.nonzero(recent.codes >= 0)
+        keys = owner * kinds + self._categories[recent.codes[owner, place]]
+        counts = np.bincount(keys, minlength=len(recent.codes) * kinds)
+        share = counts[rows * kinds + self._categories[items]] / recent.lengths[rows]
+        return np.where(self._categories[items] > 0, share, 0.0)
 
 
 class KeyTable:

@@ -31,7 +31,7 @@ from udfs.session_features import SessionBatch
 if TYPE_CHECKING:
     from models.bundle import Bundle
 
-CHUNK = 48  # sessions worked on at once, so that the arrays of a stage stay in the cache
+CHUNK = 96  # sessions worked on at once, so that the arrays of a stage stay in the cache
 _NEURAL, _TRENDING, _POPULAR = (SOURCES.index(s) for s in ("neural", "trending", "popular"))
 _log = logging.getLogger(__name__)
 
