@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +80,11 @@ class Job:
         except (OSError, LookupError):
             return {}
 
-    def last_words(self, lines: int = 20) -> str:
-        """The last lines of what the job printed."""
-        log = self.folder / "job.log"
-        tail = log.read_text(errors="replace").splitlines()[-lines:] if log.exists() else []
-        return "\n".join(["Its last lines:", *tail]) if tail else "It printed nothing."
+    def last_words(self) -> str:
+        """The last lines of what the job printed and of what Flink logged."""
+        printed = _tail([self.folder / "job.log"], 20)
+        logged = _tail(sorted(self.folder.glob("flink-log/*.log")), 10)
+        return "\n".join(["Its last lines:", *printed, "The last lines of Flink's log:", *logged])
 
     def close(self) -> None:
         """Stop the process and remove its folder."""
@@ -141,6 +141,12 @@ class Job:
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.rest + path, timeout=5) as response:
             return json.load(response)
+
+
+def _tail(files: Iterable[Path], lines: int) -> list[str]:
+    texts = [file.read_text(errors="replace") for file in files if file.exists()]
+    every = [line for text in texts for line in text.splitlines() if line.strip()]
+    return every[-lines:] or ["(none)"]
 
 
 class Services:
