@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
@@ -28,7 +29,8 @@ class DeadLetter:
         """Split a record's headers into the original ones and those that tell its origin."""
         kept: list[tuple[str, bytes | None]] = []
         origin: dict[str, str] = {}
-        for name, text in message.headers() or []:
+        headers: Any = message.headers() or []
+        for name, text in headers:
             value = text.encode() if isinstance(text, str) else text
             prefix = next((p for p in PREFIXES if name.startswith(p)), None)
             if prefix is None:

@@ -1,0 +1,162 @@
+"""Lists a second from Kafka to Kafka, beside the same function in a plain loop.
+
+The job reads preloaded events to their end on 2 slots (profile throughput); its time is that
+between its first and its last list. The loop answers ready-made windows of the same shoppers in
+two processes, in the same batches, and writes the same JSON; decoding, windows, Kafka and
+Flink's start are none of its work. Both take turns; each figure is the median of the runs.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import statistics
+import tempfile
+import time
+from collections import defaultdict, deque
+from pathlib import Path
+
+import click
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+from traffic import SEED, count, event_json, events, job, machine, process, say, span_ms
+
+from models.bundle import Bundle, load_bundle
+from models.recommender import Recommender, Settings
+from models.synthetic import write_synthetic_bundle
+from operators.broker import Broker
+from udfs.events import decode, to_text
+from udfs.recommend import Answering, Rules
+
+BATCH = 1000  # rows of an Arrow batch in the throughput profile
+WINDOW, GAP_MS = 20, 1_800_000
+
+
+@click.command()
+@click.option("--events", "total", default=1_000_000, show_default=True, help="preloaded events")
+@click.option("--items", default=50_000, show_default=True, help="items of the index")
+@click.option("--runs", default=5, show_default=True, help="runs of each; the median counts")
+def throughput(total: int, items: int, runs: int) -> None:
+    """Lists a second of the recommend job, beside a plain loop (ratio)."""
+    with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as name, Broker() as broker:
+        folder = Path(name)
+        say(f"writing a bundle of {items:,} items")
+        path = write_synthetic_bundle(folder / "bundle", items=items, seed=SEED)
+        bundle = load_bundle(path)
+        say(f"sending {total:,} events")
+        bytes_each = _preload(broker, bundle.catalogue.item_ids, total)
+        texts = _windows(bundle, min(total, 200_000))
+        jobs, loops = [], []
+        for run in range(1, runs + 1):
+            loops.append(_loop(path, texts))
+            jobs.append(_job(broker, folder, path, run, total))
+            say(f"run {run}: job {jobs[-1]:,.0f} lists/s, loop {loops[-1]:,.0f}")
+    lists_per_s, loop_lists_per_s = statistics.median(jobs), statistics.median(loops)
+    figures = {
+        "lists_per_s": round(lists_per_s),
+        "loop_lists_per_s": round(loop_lists_per_s),
+        "ratio": round(statistics.median(a / b for a, b in zip(jobs, loops, strict=True)), 3),
+        "lists_lost": 0,  # a run that loses one ends the benchmark
+        "runs": [[round(a), round(b)] for a, b in zip(jobs, loops, strict=True)],
+        "events": total,
+        "items": items,
+        "bytes_an_event": bytes_each,
+        "slots": 2,
+        "machine": machine(),
+    }
+    click.echo(json.dumps(figures))
+
+
+def _preload(broker: Broker, items: list[str], total: int) -> int:
+    broker.create_topics({"events": 4})
+    producer = Producer(
+        {
+            "bootstrap.servers": broker.bootstrap,
+            "linger.ms": 50,
+            "compression.type": "lz4",
+            "queue.buffering.max.messages": 200_000,
+        }
+    )
+    start = int(time.time() * 1000) - 3_600_000
+    size = 0
+    for number, (event_id, user, item) in enumerate(events(total, items)):
+        value = event_json(event_id, user, item, start + number * 3_600_000 // total)
+        size += len(value)
+        while True:
+            try:
+                producer.produce("events", value, user.encode())
+                break
+            except BufferError:
+                producer.poll(0.1)
+        producer.poll(0)
+    producer.flush()
+    return size // total
+
+
+def _windows(bundle: Bundle, total: int) -> tuple[list[str], list[str]]:
+    """The last windows that the first `total` events make: users and texts."""
+    last: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=WINDOW))
+    users, texts = [], []
+    now = int(time.time() * 1000)
+    for number, event in enumerate(events(total, bundle.catalogue.item_ids)):
+        user, decoded = decode(event_json(*event, now - total + number), now)
+        last[user].append(to_text(decoded))
+        users.append(user)
+        texts.append(",".join(last[user]))
+    return users, texts
+
+
+def _loop(path: Path, windows: tuple[list[str], list[str]]) -> float:
+    """Lists a second of two processes; both are warm before the clock starts."""
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(2), context.Queue()
+    half = len(windows[0]) // 2
+    halves = [slice(0, half), slice(half, 2 * half)]
+    workers = [
+        context.Process(
+            target=_answer, args=(path, windows[0][part], windows[1][part], barrier, results)
+        )
+        for part in halves
+    ]
+    for worker in workers:
+        worker.start()
+    spans = [results.get() for _ in workers]
+    for worker in workers:
+        worker.join()
+    return 2 * half / (max(end for _, end in spans) - min(begin for begin, _ in spans))
+
+
+def _answer(path, users, texts, barrier, results) -> None:  # type: ignore[no-untyped-def]
+    answering = Answering(Recommender(load_bundle(path), Settings()), Rules(("view_item",), GAP_MS))
+    answering.answer(users[:BATCH], texts[:BATCH])
+    barrier.wait()
+    begin, written = time.perf_counter(), 0
+    for at in range(0, len(users), BATCH):
+        answers, _ = answering.answer(users[at : at + BATCH], texts[at : at + BATCH])
+        written += sum(len(answer.value) for answer in answers if answer is not None)
+    results.put((begin, time.perf_counter()))
+
+
+def _job(broker: Broker, folder: Path, bundle: Path, run: int, total: int) -> float:
+    topic = f"lists-{run}"
+    settings = (
+        f"kafka.bootstrap={broker.bootstrap}",
+        f"kafka.group=bench-{run}",
+        "kafka.start=earliest",
+        "kafka.bounded=true",
+        "kafka.create_topics=true",
+        "engine.profile=throughput",
+        "engine.parallelism=2",
+        f"bundle={bundle}",
+        "events_topic=events",
+        f"recommendations_topic={topic}",
+    )
+    with process(folder, f"job-{run}", *job("recommend", *settings)) as child:
+        if child.wait(1800):
+            raise click.ClickException((folder / f"job-{run}.out").read_text("utf-8")[-3000:])
+    lists = count(broker.bootstrap, topic)
+    if lists != total:
+        raise click.ClickException(f"expected {total} lists; got {lists}")
+    rate = lists / (span_ms(broker.bootstrap, topic) / 1000)
+    AdminClient({"bootstrap.servers": broker.bootstrap}).delete_topics([topic])[topic].result()
+    return rate

@@ -1,0 +1,109 @@
+"""What the benchmarks share: the machine, the events, the jobs they measure."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from confluent_kafka import Consumer, TopicPartition
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+USERS = 20_000
+SEED = 20260101
+
+
+def say(sentence: str) -> None:
+    """Progress, on stderr."""
+    click.echo(f"bench: {sentence}", err=True)
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were measured on."""
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    model = next((line.split(":", 1)[1].strip() for line in lines if "model name" in line), "")
+    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version()}
+
+
+def events(count: int, items: list[str], seed: int = SEED) -> Iterator[tuple[str, str, str]]:
+    """(event id, user, item) of random shoppers; ids are unique for a seed."""
+    draw = random.Random(seed)
+    for number in range(count):
+        yield f"e{seed}-{number:09d}", f"user-{draw.randrange(USERS)}", draw.choice(items)
+
+
+def event_json(event_id: str, user: str, item: str, time_ms: int) -> bytes:
+    """One event of about 150 bytes, as a shop would send it."""
+    return (
+        f'{{"event_id":"{event_id}","event_type":"view_item","event_time":{time_ms},'
+        f'"user_id":"{user}","items":[{{"item_id":"{item}","price":9.99}}]}}'
+    ).encode()
+
+
+@contextmanager
+def process(folder: Path, name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python command of the project beside the benchmark; SIGTERM at the end."""
+    environment = os.environ | {"XDG_STATE_HOME": str(folder / name), "PYTHONPATH": str(ROOT)}
+    with (folder / f"{name}.out").open("wb") as output:
+        child = subprocess.Popen(
+            [sys.executable, *command], cwd=ROOT, env=environment, stdout=output, stderr=output
+        )
+        try:
+            yield child
+        finally:
+            child.terminate()
+            child.wait(60)
+
+
+def job(name: str, *settings: str) -> list[str]:
+    """The arguments that run a job with `key=value` settings."""
+    return ["-m", "jobs", name, *(word for text in settings for word in ("--set", text))]
+
+
+def count(bootstrap: str, topic: str) -> int:
+    """How many records the topic holds."""
+    return sum(high - low for low, high in _ends(bootstrap, topic))
+
+
+def span_ms(bootstrap: str, topic: str) -> int:
+    """Milliseconds between the first and the last record of the topic."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench"})
+    stamps = []
+    for number, (low, high) in enumerate(_ends(bootstrap, topic)):
+        for offset in (low, high - 1) if high > low else ():
+            consumer.assign([TopicPartition(topic, number, offset)])
+            message = consumer.poll(10)
+            if message is None or message.error():
+                raise click.ClickException(f"{topic}:{number}:{offset} could not be read")
+            stamps.append(message.timestamp()[1])
+    consumer.close()
+    return max(stamps) - min(stamps)
+
+
+def _ends(bootstrap: str, topic: str) -> list[tuple[int, int]]:
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench"})
+    try:
+        partitions = sorted(consumer.list_topics(topic, 10).topics[topic].partitions)
+        return [
+            consumer.get_watermark_offsets(TopicPartition(topic, number), 10)
+            for number in partitions
+        ]
+    finally:
+        consumer.close()
+
+
+def wait_until(condition: Any, seconds: float, what: str) -> None:
+    """Wait for the condition; ends the benchmark with `what` when it does not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise click.ClickException(f"waited {seconds:g} s for {what}")
+        time.sleep(0.5)
