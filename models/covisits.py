@@ -19,6 +19,7 @@ KINDS = ("together", "next", "similar")
 """The last axis of `Neighbours.weights`, in order."""
 
 _DAY_MS = 86_400_000
+_MERGE_AT = 10_000_000  # pairs
 
 
 @dataclass(frozen=True)
@@ -72,23 +73,25 @@ def _pair_sums(
     items: np.ndarray, session: np.ndarray, weight: np.ndarray, size: int, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sums over ordered pairs of different items: keys int64 [P], (together, next) [P, 2]."""
-    keys, sums = np.empty(0, np.int64), np.empty((0, 2))
+    keys, sums = [np.empty(0, np.int64)], [np.empty((0, 2))]
+    pending = 0
     for distance in range(1, reach + 1):
         rows = np.flatnonzero(session[distance:] == session[:-distance])
         rows = rows[items[rows] != items[rows + distance]]
-        if len(rows) == 0:
-            continue
         first, second = items[rows].astype(np.int64), items[rows + distance].astype(np.int64)
-        w = weight[rows]
-        near, zero = w / distance, np.zeros(len(w))
-        keys, sums = _merged(
-            np.concatenate([keys, first * size + second, second * size + first]),
-            np.concatenate([sums, np.stack([w, near], 1), np.stack([w, zero], 1)]),
-        )
-    return keys, sums
+        near, zero = weight[rows] / distance, np.zeros(len(rows))
+        keys += [first * size + second, second * size + first]
+        sums += [np.stack([weight[rows], near], 1), np.stack([weight[rows], zero], 1)]
+        pending += 2 * len(rows)
+        if pending > _MERGE_AT or distance == reach:  # bounds the memory
+            merged = _merged(np.concatenate(keys), np.concatenate(sums))
+            keys, sums, pending = [merged[0]], [merged[1]], 0
+    return keys[0], sums[0]
 
 
 def _merged(keys: np.ndarray, sums: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    if len(keys) == 0:
+        return keys, sums
     order = np.argsort(keys, kind="stable")
     keys = keys[order]
     starts = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))

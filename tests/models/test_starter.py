@@ -7,6 +7,7 @@ torch, fitted again and compared bit by bit. `./scripts/starter --check` does th
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from models.bundle import Bundle, load_bundle
 from models.catalogue import catalogue_of
 from models.fitting import Slices, catalogue_files, neighbours_of
 from models.provenance import code_hash, data_hash, settings_hash
+from models.starter_check import AGREEMENT, agreement
 
 ROOT = Path(__file__).resolve().parents[2]
 STARTER = ROOT / "models" / "starter" / "online-retail"
@@ -80,6 +82,14 @@ def test_its_lists_hit_eight_times_as_often_as_what_is_popular(
     assert metrics["served"]["hr20"] >= 8 * metrics["served_popularity"]["hr20"]
     assert metrics["blend"]["hr20"] > max(metrics["encoder"]["hr20"], metrics["covisits"]["hr20"])
     assert measured_again(starter, slices) == pytest.approx(metrics["served"]["hr20"], abs=0.03)
+
+
+def test_a_bundle_agrees_with_itself_and_not_with_another_order_of_items(
+    starter: Bundle, slices: Slices
+) -> None:
+    assert agreement(starter, starter, slices.test, count=100) == 1.0
+    turned = replace(starter, vectors=-starter.vectors)
+    assert agreement(starter, turned, slices.test, count=100) < AGREEMENT
 
 
 def measured_again(starter: Bundle, slices: Slices) -> float:
