@@ -225,14 +225,15 @@ def keep_hints(bootstrap: str) -> str:
         """{"event_id":"'$(date +%s%N)'","event_type":"add_to_cart","""
         """"event_time":'$(date +%s%3N)',"user_id":"alice","item_id":"85123A"}"""
     )
-    return f"""
+    return rf"""
 Broker and job go on until Ctrl-C. From another terminal, with kcat:
   kcat -C -b {bootstrap} -t recommendations -o end -q -u -f '%k %s\n'
   echo 'alice|{event}' | kcat -P -b {bootstrap} -t user-events -K '|'
 or with Kafka's console tools:
   kafka-console-consumer.sh --bootstrap-server {bootstrap} --topic recommendations
-  echo 'alice|{event}' | kafka-console-producer.sh --bootstrap-server {bootstrap} \
-    --topic user-events --property parse.key=true --property 'key.separator=|'
+  echo 'alice|{event}' | kafka-console-producer.sh --bootstrap-server {bootstrap} """ + (
+        rf"""--topic user-events --property parse.key=true --property 'key.separator=|'
 What was refused, and why:
   .venv/bin/python -m jobs dead-letters --set bootstrap={bootstrap} reasons
 """
+    )
