@@ -27,7 +27,7 @@ from models.datasets import online_retail_lines
 
 DATA = Path(__file__).resolve().parent.parent / "scripts" / "data"
 DECEMBER_MS = round(datetime(2011, 12, 1, tzinfo=timezone.utc).timestamp() * 1000)
-WARM_UP = 400  # events
+WARM_UP = 1000  # events
 WARM_UP_FROM_MS = DECEMBER_MS - 3 * 86_400_000
 WARM_UP_PREFIX = "warm-up-"
 

@@ -81,10 +81,14 @@ class Job:
             return {}
 
     def last_words(self) -> str:
-        """The last lines of what the job printed and of what Flink logged."""
-        printed = _tail([self.folder / "job.log"], 20)
-        logged = _tail(sorted(self.folder.glob("flink-log/*.log")), 10)
-        return "\n".join(["Its last lines:", *printed, "The last lines of Flink's log:", *logged])
+        """The last lines of what the job printed and of the warnings that Flink logged."""
+        printed = _lines([self.folder / "job.log"])
+        logged = _lines(self.folder.glob("flink-log/*.log"))
+        warnings = [line for line in logged if " WARN " in line or " ERROR " in line]
+        text = ["Its last lines:", *(printed[-20:] or ["(none)"])]
+        if warnings:
+            text += ["Flink's last warnings:", *warnings[-5:]]
+        return "\n".join(text)
 
     def close(self) -> None:
         """Stop the process and remove its folder."""
@@ -143,10 +147,9 @@ class Job:
             return json.load(response)
 
 
-def _tail(files: Iterable[Path], lines: int) -> list[str]:
+def _lines(files: Iterable[Path]) -> list[str]:
     texts = [file.read_text(errors="replace") for file in files if file.exists()]
-    every = [line for text in texts for line in text.splitlines() if line.strip()]
-    return every[-lines:] or ["(none)"]
+    return [line for text in texts for line in text.splitlines() if line.strip()]
 
 
 class Services:
