@@ -129,7 +129,7 @@ class Cluster:
 
     def _wait(self, slots: int) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and all(p.poll() is None for p in self._tethers):
             try:
                 if self.get("/overview")["slots-total"] >= slots:
                     return
@@ -137,7 +137,8 @@ class Cluster:
                 pass
             time.sleep(0.3)
         raise ClusterError(
-            f"expected {slots} slots within {START_SECONDS} s; the last lines of the logs:\n"
+            f"expected {slots} slots within {START_SECONDS} s and no process to end;"
+            " the last lines of the logs:\n"
             + "\n".join(path.read_text("utf-8", "replace")[-1000:] for path in self._logs())
         )
 

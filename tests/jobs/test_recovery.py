@@ -17,6 +17,9 @@ from tests.kafka import Record, read, running, send, wait_for
 from tests.shopping import decision, expected, shopping, starter
 
 
+HEARTBEAT = {"heartbeat.interval": "1 s", "heartbeat.timeout": "8 s"}  # a loss is soon noticed
+
+
 class Sender(threading.Thread):
     """Sends records one after another, `rate` a second, while the test does harm."""
 
@@ -81,7 +84,7 @@ def test_a_killed_taskmanager_loses_no_list(broker: Broker, tmp_path: Path) -> N
     bundle = starter()
     records = shopping(6, users=10, events=600, items=bundle.catalogue.item_ids[:200])
     decisions = expected(bundle, records, int(time.time() * 1000))
-    with Cluster(taskmanagers=1, options={"heartbeat.timeout": "8 s"}) as cluster:
+    with Cluster(taskmanagers=1, options=HEARTBEAT) as cluster:
         options = settings(
             broker,
             "taskmanager-kill",
