@@ -58,7 +58,7 @@ def _wrapped(mode: Mode, row: Any, batch: Any, fields: tuple[str, ...], *argumen
 
 class _Decode(ScalarFunction):
     def open(self, function_context: FunctionContext) -> None:
-        metrics = function_context.get_metric_group()
+        metrics = metric_group(function_context)
         self.consumed = metrics.counter("consumed")
         self.dead_letters = metrics.counter("dead_letters")
 
@@ -97,7 +97,7 @@ class _Recommend(ScalarFunction):
             )
         recommender = Recommender(load_bundle(self.bundle), self.ranking)
         self.answering = Answering(recommender, self.rules)
-        metrics = function_context.get_metric_group()
+        metrics = metric_group(function_context)
         self.counters = {name: metrics.counter(name) for name in Tally.__slots__}
         # A full collection over all that was just imported takes 60-100 ms: keep it out of them.
         gc.collect()
@@ -130,7 +130,7 @@ class CloseSessions(TableFunction):
         self.gap_ms = gap_ms
 
     def open(self, function_context: FunctionContext) -> None:
-        self.sessions = function_context.get_metric_group().counter("sessions")
+        self.sessions = metric_group(function_context).counter("sessions")
 
     def eval(self, user_id: str, events: str) -> Iterator[tuple[str, str, str]]:
         for closed in close_sessions(user_id, events, self.gap_ms):
@@ -147,3 +147,34 @@ def _columns(answer: Answer | None) -> tuple[Any, Any, Any]:
 def worker_mode() -> Mode:
     """The mode this interpreter really runs in: embedded in a JVM, or a process of its own."""
     return "thread" if "_pemja" in sys.modules or "pemja" in sys.modules else "process"
+
+
+def metric_group(context: FunctionContext) -> Any:
+    """Where this function's counters are registered.
+
+    In thread mode PyFlink 2.3 gives table functions a Beam metric group that nobody reports, so
+    its counters are never seen; the metric group of the Java task that runs this thread is real.
+    """
+    if worker_mode() == "process":
+        return context.get_metric_group()
+    from pyflink.fn_execution.metrics.embedded.metric_impl import MetricGroupImpl
+
+    return MetricGroupImpl(_java_task().getMetricGroup())
+
+
+def _java_task() -> Any:
+    """The org.apache.flink.runtime.taskmanager.Task that this thread runs.
+
+    PEMJA finds no classes of the JDK by itself, commons-lang3 (inside flink-dist) does.
+    """
+    from pemja import findClass
+
+    read = findClass("org.apache.commons.lang3.reflect.FieldUtils").readField
+    thread_class = findClass("org.apache.commons.lang3.ClassUtils").getClass("java.lang.Thread")
+    # Never leave out varargs in PEMJA: it passes garbage for them and the JVM crashes.
+    (method,) = (m for m in thread_class.getMethods() if m.getName() == "currentThread")
+    thread = method.invoke(None, ())
+    try:
+        return read(thread, "target", True)  # Java 17
+    except RuntimeError:
+        return read(read(thread, "holder", True), "task", True)  # Java 21
