@@ -12,27 +12,24 @@ from typing import Any
 
 import pytest
 
-from jobs.demo_data import read_data
-from jobs.demo_malformed import malformed
-from jobs.demo_score import Score, misfits, missing_values
-from jobs.demo_services import ROOT
-from jobs.demo_stream import (
+from jobs.demo.data import read_data
+from jobs.demo.malformed import malformed
+from jobs.demo.score import Score, misfits, missing_values
+from jobs.demo.services import ROOT
+from jobs.demo.stream import (
     RESEND_EVERY,
     Record,
-    Step,
-    Visit,
     expected,
     interleave,
     most_popular,
     next_new_items,
-    otto_visits,
     plan,
     record_of,
-    retail_visits,
     with_malformed,
     with_repeats,
 )
-from jobs.demo_traffic import Sender
+from jobs.demo.traffic import Sender
+from jobs.demo.visits import Step, Visit, otto_visits, retail_visits
 from udfs.events import InvalidEventError, decode
 
 NOW_MS = 1_750_000_000_000

@@ -16,9 +16,9 @@ from types import FrameType
 import click
 from rich.console import Console
 
-from jobs.demo_data import read_data
-from jobs.demo_run import Choices, DemoRun
-from jobs.demo_services import ROOT, DemoError, Services
+from jobs.demo.data import read_data
+from jobs.demo.run import Choices, DemoRun
+from jobs.demo.services import ROOT, DemoError, Services
 from operators.broker import BrokerError
 from operators.jars import JarError
 from operators.java import JavaMissingError
@@ -56,7 +56,7 @@ def demo(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
     try:
-        code = run(say, Choices(as_json, keep, seconds, rate, profile, bundle))
+        code = perform(say, Choices(as_json, keep, seconds, rate, profile, bundle))
     except (DemoError, BrokerError, JarError, JavaMissingError) as error:
         say.print(f"streamrec: {error}", markup=False)
         code = 1
@@ -66,7 +66,7 @@ def demo(
     sys.exit(code)
 
 
-def run(say: Console, choices: Choices) -> int:
+def perform(say: Console, choices: Choices) -> int:
     """Start everything, replay, judge, and stop everything; returns the exit code."""
     began = time.perf_counter() - seconds_since_process_start()
     if not (choices.bundle / "manifest.json").is_file():

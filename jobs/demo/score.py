@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from jobs.demo_stream import LIST_SIZE, Record
+from jobs.demo.stream import LIST_SIZE, Record
 
 OUTCOMES = ("answered", "not_triggering", "duplicates", "dead_letters")
 

@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from jobs.demo_score import Score, Shown, identity
+from jobs.demo.score import Score, Shown, identity
 
 TOP = 3  # items of a list that are shown
 ROW_LINES = TOP + 1  # with the line between rows

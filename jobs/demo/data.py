@@ -12,20 +12,19 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.demo_stream import (
+from jobs.demo.stream import (
     LANES,
     Record,
     expected,
     interleave,
-    otto_visits,
     plan,
     record_of,
-    retail_visits,
 )
+from jobs.demo.visits import otto_visits, retail_visits
 from models.catalogue import Catalogue
 from models.datasets import online_retail_lines
 
-DATA = Path(__file__).resolve().parent.parent / "scripts" / "data"
+DATA = Path(__file__).resolve().parents[2] / "scripts" / "data"
 DECEMBER_MS = round(datetime(2011, 12, 1, tzinfo=timezone.utc).timestamp() * 1000)
 WARM_UP = 1000  # events
 WARM_UP_FROM_MS = DECEMBER_MS - 3 * 86_400_000

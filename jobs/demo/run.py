@@ -13,11 +13,11 @@ from typing import Any
 
 from rich.console import Console
 
-from jobs.demo_data import WARM_UP_PREFIX, DemoData
-from jobs.demo_display import Screen, tell
-from jobs.demo_score import OUTCOMES, Score, Shown, misfits, missing_values
-from jobs.demo_services import TOPICS, DemoError, Services
-from jobs.demo_traffic import RankedMessage, Reader, Sender, sizes
+from jobs.demo.data import WARM_UP_PREFIX, DemoData
+from jobs.demo.display import Screen, tell
+from jobs.demo.score import OUTCOMES, Score, Shown, misfits, missing_values
+from jobs.demo.services import TOPICS, DemoError, Services
+from jobs.demo.traffic import RankedMessage, Reader, Sender, sizes
 from operators.dead_letters import DeadLetter, read
 
 FIRST_LIST_SECONDS = 180.0

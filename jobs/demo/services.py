@@ -21,7 +21,7 @@ import yaml
 from operators import tether
 from operators.broker import Broker, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TOPICS = {"user-events": 4, "recommendations": 4, "dead-letters": 1}
 FAILURES = 3  # as often the job may fail while starting before the demo gives up
 

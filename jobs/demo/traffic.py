@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
-from jobs.demo_services import DemoError
-from jobs.demo_stream import Record
+from jobs.demo.services import DemoError
+from jobs.demo.stream import Record
 
 EVENTS, LISTS = "user-events", "recommendations"
 MAX_RECORD_BYTES = 16 << 20
