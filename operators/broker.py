@@ -141,7 +141,8 @@ def create_topics(
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    admin = AdminClient({"bootstrap.servers": bootstrap})
+    # Level 2: librdkafka logs a harmless line about its own queue when such a client is freed.
+    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
         for name, partitions in topics.items()

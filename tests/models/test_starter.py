@@ -7,6 +7,7 @@ torch, fitted again and compared bit by bit. `./scripts/starter --check` does th
 from __future__ import annotations
 
 import io
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,11 @@ from models.bundle import Bundle, load_bundle
 from models.catalogue import catalogue_of
 from models.fitting import Slices, catalogue_files, neighbours_of
 from models.provenance import code_hash, data_hash, settings_hash
-from models.starter_check import AGREEMENT, agreement
 
 ROOT = Path(__file__).resolve().parents[2]
+sys.path.append(str(ROOT / "scripts"))
+from starter_check import AGREEMENT, agreement  # noqa: E402
+
 STARTER = ROOT / "models" / "starter" / "online-retail"
 REBUILD = "the starter bundle is out of date: run ./scripts/starter"
 
