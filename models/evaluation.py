@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from models.bundle import Bundle
-from models.candidates import known_items, recent_items
+from models.candidates import answerable, known_items, recent_items
 from models.metrics import ranks_from_lists, ranks_from_scores, summary
 from models.networks import encode
 from models.recommender import Recommender, Settings
@@ -104,11 +104,9 @@ def _recent(
     bundle: Bundle, batch: SessionBatch
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     codes = known_items(batch, {item: i for i, item in enumerate(bundle.catalogue.item_ids)})
-    session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
-    known = codes >= 0
-    some, dense = np.unique(session[known], return_inverse=True)
+    some = answerable(codes, batch.offsets)
     if len(some):
-        recent = recent_items(codes[known], dense, len(some), bundle.blend.recent)
+        recent = recent_items(codes, batch.offsets, some, bundle.blend.recent)
         yield some, recent.codes, recent.lengths
 
 

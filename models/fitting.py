@@ -171,7 +171,7 @@ def ranking_task(
         for chunk, found in recommender.candidates(batch, features):
             task.candidates.append(found)
             task.sessions.append(session_context(features[chunk]))
-            task.targets.append(_places(found.rows, found.items, wanted[chunk], len(index)))
+            task.targets.append(_places(found.rows, found.items, wanted[chunk]))
         progress("candidates", min(at + 512, len(targets)), len(targets))
     return task
 
@@ -187,12 +187,12 @@ def golden_batch(bundle: Bundle, log: SessionLog, count: int = 24) -> SessionBat
     return replace(batch, offsets=np.append(batch.offsets, batch.offsets[-1]))
 
 
-def _places(rows: np.ndarray, items: np.ndarray, wanted: np.ndarray, size: int) -> np.ndarray:
+def _places(rows: np.ndarray, items: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Where each session's wanted item is among the candidates, -1 if it is not: int64 [B]."""
-    keys = rows * size + items
-    want = np.arange(len(wanted)) * size + wanted
-    at = np.minimum(np.searchsorted(keys, want), len(keys) - 1)
-    return np.where((wanted >= 0) & (keys[at] == want), at, -1)
+    places = np.full(len(wanted), -1)
+    hits = np.flatnonzero(items == wanted[rows])
+    places[rows[hits]] = hits
+    return places
 
 
 def _known_rows(log: SessionLog, code: np.ndarray) -> ItemRows:

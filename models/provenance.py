@@ -20,6 +20,7 @@ CODE = (
     "models/export.py",
     "models/fitting.py",
     "models/golden.py",
+    "models/kernels.py",
     "models/losses.py",
     "models/networks.py",
     "models/ranking.py",

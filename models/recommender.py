@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,13 @@ from models.candidates import (
     CandidateBuilder,
     Candidates,
     Recent,
+    answerable,
     known_items,
     recent_items,
     session_context,
 )
 from models.networks import encode, score
-from models.ranking import SOURCES, best_of_each, explain, retrieval_scores
+from models.ranking import SOURCES, best_of_each, retrieval_scores, sources
 from models.retrieval import search
 from udfs.session_features import SessionBatch
 
@@ -97,11 +99,10 @@ class Recommender:
         """
         took = [0, 0]
         codes = known_items(batch, self._index)
-        session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
-        answerable = np.flatnonzero(np.bincount(session[codes >= 0], minlength=len(batch)))
+        some = answerable(codes, batch.offsets)
         answers = [self._nothing_known] * len(batch)
-        for at in range(0, len(answerable), CHUNK):
-            chunk = answerable[at : at + CHUNK]
+        for at in range(0, len(some), CHUNK):
+            chunk = some[at : at + CHUNK]
             lists = self._answer(batch, codes, chunk, features[chunk], took)
             for place, answer in zip(chunk.tolist(), lists, strict=True):
                 answers[place] = answer
@@ -114,11 +115,15 @@ class Recommender:
     ) -> list[tuple[np.ndarray, Candidates]]:
         """What would be ranked, in chunks of (sessions of the batch, candidates): for training."""
         codes = known_items(batch, self._index)
-        session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
-        some = np.flatnonzero(np.bincount(session[codes >= 0], minlength=len(batch)))
+        some = answerable(codes, batch.offsets)
         chunks = [some[at : at + CHUNK] for at in range(0, len(some), CHUNK)]
         return [
-            (chunk, self._retrieve(_recent_of(batch, codes, chunk, self._length), features[chunk]))
+            (
+                chunk,
+                self._retrieve(
+                    recent_items(codes, batch.offsets, chunk, self._length), features[chunk]
+                ),
+            )
             for chunk in chunks
         ]
 
@@ -135,7 +140,7 @@ class Recommender:
         took: list[int],
     ) -> list[RankedList]:
         started = perf_counter_ns()
-        recent = _recent_of(batch, codes, chunk, self._length)
+        recent = recent_items(codes, batch.offsets, chunk, self._length)
         try:
             found = self._retrieve(recent, features)
         except Exception:
@@ -160,7 +165,6 @@ class Recommender:
 
     def _scores(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Scores [M] and which sessions [B] have to be served by retrieval alone."""
-        plain = retrieval_scores(found)
         size = len(found.starts) - 1
         try:
             scores = score(
@@ -168,20 +172,23 @@ class Recommender:
             )
         except Exception:
             _log.exception("ranking failed, %d sessions are served by retrieval", size)
-            return plain, np.ones(size, bool)
+            return retrieval_scores(found), np.ones(size, bool)
+        if np.isfinite(scores).all():
+            return scores, np.zeros(size, bool)
         failed = np.bincount(found.rows, weights=~np.isfinite(scores), minlength=size) > 0
-        return np.where(failed[found.rows], plain, scores), failed
+        return np.where(failed[found.rows], retrieval_scores(found), scores), failed
 
     def _lists(self, found: Candidates, scores: np.ndarray, failed: np.ndarray) -> list[RankedList]:
-        allowed = ~found.seen if self.settings.exclude_seen else np.ones(len(scores), bool)
+        allowed = found.seen == 0 if self.settings.exclude_seen else np.ones(len(scores), bool)
         chosen = best_of_each(scores, found, allowed, self.settings.list_size)
-        source, because, by_title = explain(chosen, found, self._bundle.trending)
+        source = sources(chosen, found, self._bundle.trending)
         items = found.items[chosen.candidates]
+        because, by_title = found.because[chosen.candidates], found.by_title[chosen.candidates]
         reason = _reason_codes(source, because, by_title, len(self._index))
         rows = zip(
             chosen.lengths.tolist(),
             items.tolist(),
-            scores[chosen.candidates].tolist(),
+            np.round(scores[chosen.candidates].astype(np.float64), 6).tolist(),
             source.tolist(),
             reason.tolist(),
             failed.tolist(),
@@ -208,26 +215,15 @@ class Recommender:
         constants = 4 * len(self._index)
         return RankedList(
             [self._bundle.catalogue.item_ids[i] for i in items],
-            [float(self._bundle.catalogue.recent[i]) for i in items],
+            [round(float(self._bundle.catalogue.recent[i]), 6) for i in items],
             [SOURCES[_TRENDING if up else _POPULAR] for up in rising],
             [self._reasons[constants + (1 if up else 2)] for up in rising],
             "popular",
         )
 
 
-def _recent_of(batch: SessionBatch, codes: np.ndarray, chunk: np.ndarray, length: int) -> Recent:
-    starts, counts = batch.offsets[chunk], np.diff(batch.offsets)[chunk]
-    ends = np.cumsum(counts)
-    rows = np.arange(ends[-1]) + np.repeat(starts - ends + counts, counts)
-    session = np.repeat(np.arange(len(chunk)), counts)
-    return recent_items(codes[rows], session, len(chunk), length)
-
-
 def _seen_sets(recent: Recent) -> list[set[int]]:
-    sets: list[set[int]] = [set() for _ in range(len(recent.codes))]
-    for row, item in zip(recent.seen_rows.tolist(), recent.seen_items.tolist(), strict=True):
-        sets[row].add(item)
-    return sets
+    return [set(recent.seen_items[low:high].tolist()) for low, high in pairwise(recent.seen_starts)]
 
 
 def _reasons(

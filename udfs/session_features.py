@@ -5,10 +5,13 @@ events of a user ─ split_sessions ─ sessions ─ SessionBatch ─ session_fe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
+from numba import njit
 
 from udfs.events import INTERACTION_CODES, TYPE_CODES, Event
 
@@ -33,7 +36,10 @@ FEATURES = (
 """Names of the columns of `session_features`, in order; part of a bundle's feature schema."""
 
 _END = TYPE_CODES["session_end"]
-_VIEWS = (TYPE_CODES["select_item"], TYPE_CODES["view_item"])
+_SELECT, _VIEW, _CART, _WISH, _PURCHASE = (
+    TYPE_CODES[name]
+    for name in ("select_item", "view_item", "add_to_cart", "add_to_wishlist", "purchase")
+)
 _DAY_MS = 86_400_000
 
 
@@ -121,46 +127,47 @@ def session_features(batch: SessionBatch) -> np.ndarray:
 
     Sums run in row order within a session, so a session's values do not depend on its batch.
     """
-    size = len(batch)
-    out = np.zeros((size, len(FEATURES)))
-    counts = np.diff(batch.offsets)
-    full = np.flatnonzero(counts)
-    if full.size == 0:
-        return out.astype(np.float32)
-    session = np.repeat(np.arange(size), counts)  # [N] row → session
-
-    def total(values: np.ndarray) -> np.ndarray:
-        return np.bincount(session, weights=values, minlength=size)
-
-    n = np.maximum(counts, 1)
-    first, last = batch.offsets[full], batch.offsets[full + 1] - 1
-    duration = np.zeros(size)
-    duration[full] = (batch.times[last] - batch.times[first]) / 1000.0
-    last_gap = np.zeros(size)
-    several = counts[full] > 1
-    last_gap[full[several]] = (batch.times[last[several]] - batch.times[last[several] - 1]) / 1000.0
-    distinct = _distinct(batch, session, size)
-    known = ~np.isnan(batch.prices)
-    priced = total(known)
-    prices = np.where(known, batch.prices, 0.0)
-    out[:, 0] = counts
-    out[:, 1] = distinct
-    out[:, 2] = (counts - distinct) / n
-    out[:, 3] = duration
-    out[:, 4] = last_gap
-    out[:, 5] = duration / np.maximum(counts - 1, 1)
-    out[:, 6] = total(np.isin(batch.types, _VIEWS))
-    out[:, 7] = total(batch.types == TYPE_CODES["add_to_cart"])
-    out[:, 8] = total(batch.types == TYPE_CODES["add_to_wishlist"])
-    out[:, 9] = total(batch.types == TYPE_CODES["purchase"])
-    out[:, 10] = priced / n
-    out[:, 11] = total(prices) / np.maximum(priced, 1)
-    out[full, 12] = prices[last]
-    out[full, 13] = batch.times[last] % _DAY_MS / 3_600_000.0
-    out[full, 14] = (batch.times[last] // _DAY_MS + 3) % 7  # 1970-01-01 was a Thursday
-    return out.astype(np.float32)
+    distinct = [len(set(batch.items[low:high])) for low, high in pairwise(batch.offsets.tolist())]
+    columns = (batch.offsets, batch.types, batch.times, batch.prices)
+    return _features(*columns, np.asarray(distinct, np.int64), len(FEATURES))
 
 
-def _distinct(batch: SessionBatch, session: np.ndarray, size: int) -> np.ndarray:
-    pairs = set(zip(session.tolist(), batch.items, strict=True))
-    return np.bincount([pair[0] for pair in pairs], minlength=size)
+@njit(cache=True, nogil=True)
+def _features(
+    offsets: np.ndarray,
+    types: np.ndarray,
+    times: np.ndarray,
+    prices: np.ndarray,
+    distinct: np.ndarray,
+    width: int,
+) -> np.ndarray:
+    out = np.zeros((len(distinct), width), np.float32)
+    for b in range(len(distinct)):
+        first, end = offsets[b], offsets[b + 1]
+        rows = end - first
+        if rows == 0:
+            continue
+        views, carts, wishes, purchases, priced, spent = 0, 0, 0, 0, 0, 0.0
+        for row in range(first, end):
+            views += types[row] == _SELECT or types[row] == _VIEW
+            carts += types[row] == _CART
+            wishes += types[row] == _WISH
+            purchases += types[row] == _PURCHASE
+            if not math.isnan(prices[row]):
+                priced += 1
+                spent += prices[row]
+        last = end - 1
+        duration = (times[last] - times[first]) / 1000.0
+        out[b, 0] = rows
+        out[b, 1] = distinct[b]
+        out[b, 2] = (rows - distinct[b]) / rows
+        out[b, 3] = duration
+        out[b, 4] = (times[last] - times[last - 1]) / 1000.0 if rows > 1 else 0.0
+        out[b, 5] = duration / max(rows - 1, 1)
+        out[b, 6], out[b, 7], out[b, 8], out[b, 9] = views, carts, wishes, purchases
+        out[b, 10] = priced / rows
+        out[b, 11] = spent / max(priced, 1)
+        out[b, 12] = 0.0 if math.isnan(prices[last]) else prices[last]
+        out[b, 13] = times[last] % _DAY_MS / 3_600_000.0
+        out[b, 14] = (times[last] // _DAY_MS + 3) % 7  # 1970-01-01 was a Thursday
+    return out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import click
+from decoding import decoding
 from latency import latency
 from throughput import throughput
 
@@ -14,6 +15,7 @@ def bench() -> None:
 
 bench.add_command(throughput)
 bench.add_command(latency)
+bench.add_command(decoding)
 
 if __name__ == "__main__":
     bench(prog_name="./scripts/bench")

@@ -44,7 +44,7 @@ def throughput(total: int, items: int, runs: int) -> None:
         path = write_synthetic_bundle(folder / "bundle", items=items, seed=SEED)
         bundle = load_bundle(path)
         say(f"sending {total:,} events")
-        bytes_each = _preload(broker, bundle.catalogue.item_ids, total)
+        bytes_each = preload(broker, bundle.catalogue.item_ids, total)
         texts = _windows(bundle, min(total, 200_000))
         jobs, loops = [], []
         for run in range(1, runs + 1):
@@ -67,7 +67,8 @@ def throughput(total: int, items: int, runs: int) -> None:
     click.echo(json.dumps(figures))
 
 
-def _preload(broker: Broker, items: list[str], total: int) -> int:
+def preload(broker: Broker, items: list[str], total: int) -> int:
+    """Send the events to the topic `events`; returns the bytes of one, on average."""
     broker.create_topics({"events": 4})
     producer = Producer(
         {

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.bundle import Bundle, load_bundle
-from models.candidates import KeyTable, united_by_sort
 from models.recommender import RankedList, Recommender, Settings
 from models.synthetic import synthetic_sessions, write_synthetic_bundle
 from udfs.session_features import SessionBatch, session_features
@@ -219,14 +218,3 @@ def test_a_list_of_nothing_is_refused(bundle: Bundle) -> None:
 def test_any_list_size_is_served(bundle: Bundle, batch: SessionBatch, size: int) -> None:
     for answer in answers(Recommender(bundle, Settings(list_size=size)), part(batch, [1, 2])):
         assert 1 <= len(answer.item_ids) <= size
-
-
-@given(st.lists(st.integers(0, 500), min_size=1, max_size=300))
-def test_both_ways_of_uniting_keys_agree(keys: list[int]) -> None:
-    array = np.array(keys)
-    table = KeyTable()
-    for _ in range(2):  # the table is reused
-        by_table, unique = table.united(array, 501)
-        by_sort, same = united_by_sort(array)
-        assert unique.tolist() == same.tolist() == sorted(set(keys))
-        assert by_table.tolist() == by_sort.tolist()
