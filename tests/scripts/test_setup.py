@@ -42,7 +42,7 @@ def checkout(tmp_path: Path) -> Path:
     ignore = shutil.ignore_patterns("__pycache__", "data")
     shutil.copytree(ROOT / "scripts", root / "scripts", ignore=ignore)
     shutil.copytree(ROOT / "operators", root / "operators", ignore=ignore)
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, root)
     return root
 
