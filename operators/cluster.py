@@ -92,6 +92,7 @@ class Cluster:
         environment = os.environ | {
             "JAVA_HOME": str(java_home()),
             "FLINK_CONF_DIR": str(self._write_configuration()),
+            "FLINK_LIB_DIR": str(self._link_libraries()),
             "FLINK_LOG_DIR": str(self.directory / f"{role}-{number}"),
             "FLINK_PID_DIR": str(self.directory),
         }
@@ -99,7 +100,7 @@ class Cluster:
         command = ["bash", str(home / "bin" / f"{role}.sh"), "start-foreground"]
         with (self.directory / f"{role}-{number}.out").open("wb") as output:
             process = subprocess.Popen(
-                tether.command(command),
+                tether.command(command, remove=str(self.directory)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -125,6 +126,20 @@ class Cluster:
             "io.tmp.dirs": str(self.directory),
         }
         (folder / "config.yaml").write_text(yaml.safe_dump(options | self._options), "utf-8")
+        return folder
+
+    def _link_libraries(self) -> Path:
+        """Flink's jars and the one that runs Python, which the wheel keeps among the optional.
+
+        Among a job's own jars it would be loaded anew for each job, and PEMJA's native library
+        allows that only once a process.
+        """
+        folder = self.directory / "lib"
+        folder.mkdir(exist_ok=True)
+        home = _flink_home()
+        for jar in [*home.glob("lib/*.jar"), *home.glob("opt/flink-python-*.jar")]:
+            if not (folder / jar.name).exists():
+                (folder / jar.name).symlink_to(jar)
         return folder
 
     def _wait(self, slots: int) -> None:

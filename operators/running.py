@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from types import FrameType
 from typing import Any
 from urllib.parse import quote
 
 from pyflink.table import StatementSet, TableEnvironment
 from rich.console import Console
-
-ENDED = ("FINISHED", "FAILED", "CANCELED")
 
 
 def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) -> int:
@@ -24,40 +22,41 @@ def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) ->
     Ctrl-C and SIGTERM cancel a job that runs inside this process.
     """
     client = statements.execute().get_job_client()
+    ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
     options = env.get_config()
     rest = f"http://{options.get('rest.address', '')}:{options.get('rest.port', '')}"
     job_id = str(client.get_job_id())
     console = Console(stderr=True)
     console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
-    stopping = _on_stop_signals()
-    status = _watch(console, rest, job_id, job, stopping)
-    if status not in ENDED:
+    _watch(console, rest, job_id, job, ended, _on_stop_signals())
+    if not ended.done():
         client.cancel().result()
-        status = "CANCELED"
-    if status == "FAILED":
-        console.print(f"{job}: failed: {failure(rest, job_id)}", markup=False, highlight=False)
-    return 0 if status in ("FINISHED", "CANCELED") else 1
+        return 0
+    problem = ended.exception()
+    if problem is None or "JobCancellationException" in str(problem):
+        return 0
+    console.print(f"{job}: failed: {problem}", markup=False, highlight=False)
+    return 1
 
 
-def _watch(console: Console, rest: str, job_id: str, job: str, stopping: threading.Event) -> str:
-    """Show the counters once a second until the job ends or is to stop; return its status."""
-    status, said, quiet_since = "INITIALIZING", "", time.monotonic()
+def _watch(
+    console: Console, rest: str, job_id: str, job: str, ended: Any, stopping: threading.Event
+) -> None:
+    """Show the counters and each restart until the job has ended or is to stop."""
+    said = ""
     with console.status(f"{job}: starting") as line:
-        while status not in ENDED and not stopping.wait(1.0):
+        while not ended.done() and not stopping.wait(1.0):
             try:
                 status = str(_get(f"{rest}/jobs/{job_id}")["state"])
                 counts = counters(rest, job_id)
-                quiet_since = time.monotonic()
-            except OSError:  # a local run's REST ends with its job
-                if time.monotonic() - quiet_since > 5:
-                    return "FINISHED"
+                why = failure(rest, job_id)
+            except (OSError, HTTPException):  # not up yet, too busy, or gone with its job
                 continue
-            if status == "RESTARTING" and said != (why := failure(rest, job_id)):
+            if why not in ("", said):
                 console.print(f"{job}: restarts: {root_cause(why)}", markup=False, highlight=False)
                 said = why
             shown = "  ".join(f"{name} {count:,}" for name, count in counts.items())
             line.update(f"{job}: {status.lower()}  {shown}")
-    return status
 
 
 def counters(rest: str, job_id: str) -> dict[str, int]:
@@ -92,12 +91,9 @@ def balance(counts: Mapping[str, int]) -> int:
 
 
 def failure(rest: str, job_id: str) -> str:
-    """Flink's root exception of a failed job."""
-    try:
-        history = _get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
-        return str(history[0]["stacktrace"]) if history else "no exception was recorded"
-    except OSError as error:
-        return f"its exception could not be read: {error}"
+    """The stack trace of the job's newest failure, empty where there was none."""
+    history = _get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+    return str(history[0]["stacktrace"]) if history else ""
 
 
 def root_cause(stacktrace: str) -> str:

@@ -7,17 +7,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+    TopicPartition,
+)
 
 from operators.kafka import MAX_RECORD_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
 Headers = list[tuple[str, bytes | None]]
+T = TypeVar("T")
+PATIENCE_S = 30
+TRANSIENT = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
+"""What a broker answers for a moment about a topic that was just made."""
 
 
 @dataclass(frozen=True)
@@ -60,40 +75,82 @@ def send(bootstrap: str, topic: str, records: Iterable[Record]) -> list[Record]:
     return sent
 
 
+class Reader:
+    """Reads one topic again and again with one consumer, each time up to its present end."""
+
+    def __init__(self, bootstrap: str, topic: str) -> None:
+        self.topic = topic
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "tests",
+                "enable.auto.commit": False,
+                "fetch.message.max.bytes": MAX_RECORD_BYTES,
+                "receive.message.max.bytes": 10 * MAX_RECORD_BYTES,
+            }
+        )
+        self._places: dict[int, int] = {}  # partition → next offset
+        self._records: list[Record] = []
+
+    def read(self) -> list[Record]:
+        """All records of the topic so far, partition by partition."""
+        if not self._places:
+            self._places = dict.fromkeys(patiently(self._partitions), 0)
+            assigned = [TopicPartition(self.topic, number, 0) for number in self._places]
+            self._consumer.assign(assigned)
+        ends = {number: patiently(lambda n=number: self._end(n)) for number in self._places}
+        deadline = time.monotonic() + PATIENCE_S
+        while any(self._places[number] < end for number, end in ends.items()):
+            assert time.monotonic() < deadline, f"{self.topic} ended at {self._places}, not {ends}"
+            message = self._consumer.poll(1)
+            if message is not None:
+                self._take(message)
+        return sorted(self._records, key=lambda record: (record.partition, record.offset))
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _partitions(self) -> list[int]:
+        found = self._consumer.list_topics(self.topic, 10).topics[self.topic]
+        if found.error is not None:
+            raise KafkaException(found.error)
+        return sorted(found.partitions)
+
+    def _end(self, number: int) -> int:
+        return self._consumer.get_watermark_offsets(TopicPartition(self.topic, number), 10)[1]
+
+    def _take(self, message: Message) -> None:
+        error = message.error()
+        if error is not None:
+            assert error.code() in TRANSIENT, error
+            return
+        record = Record(
+            message.value(),  # type: ignore[arg-type]
+            message.key(),  # type: ignore[arg-type]
+            list(message.headers() or []),  # type: ignore[arg-type]
+            message.partition() or 0,
+            message.offset() or 0,
+        )
+        self._records.append(record)
+        self._places[record.partition] = record.offset + 1
+
+
 def read(bootstrap: str, topic: str) -> list[Record]:
     """Every record of the topic up to its present end, partition by partition."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "tests",
-            "enable.auto.commit": False,
-            "fetch.message.max.bytes": MAX_RECORD_BYTES,
-            "receive.message.max.bytes": 10 * MAX_RECORD_BYTES,
-        }
-    )
-    records: list[Record] = []
-    try:
-        for number in sorted(consumer.list_topics(topic).topics[topic].partitions):
-            _, end = consumer.get_watermark_offsets(TopicPartition(topic, number))
-            consumer.assign([TopicPartition(topic, number, 0)])
-            place = -1
-            while place + 1 < end:
-                message = consumer.poll(10)
-                assert message is not None, f"{topic}:{number} ended at {place}, not {end - 1}"
-                assert not message.error(), message.error()
-                place = int(message.offset() or 0)
-                records.append(
-                    Record(
-                        message.value(),  # type: ignore[arg-type]
-                        message.key(),  # type: ignore[arg-type]
-                        list(message.headers() or []),  # type: ignore[arg-type]
-                        number,
-                        place,
-                    )
-                )
-    finally:
-        consumer.close()
-    return records
+    with closing(Reader(bootstrap, topic)) as reader:
+        return reader.read()
+
+
+def patiently(call: Callable[[], T]) -> T:
+    """The call's result; asks again while the broker has not settled on a new topic's leader."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return call()
+        except KafkaException as problem:
+            if problem.args[0].code() not in TRANSIENT or time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def job(name: str, *settings: str) -> list[str]:
@@ -119,30 +176,49 @@ def run_to_end(state: Path, name: str, *settings: str) -> str:
         timeout=240,
         check=False,
     )
-    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.returncode == 0, done.stderr[-4000:] + last_words(state)
     return done.stderr
 
 
 @contextmanager
 def running(state: Path, name: str, *settings: str) -> Iterator[subprocess.Popen[str]]:
-    """A streaming job as a process; it is stopped with SIGTERM, as an operator would."""
-    log = (state / f"{name}.out").open("w")
-    process = subprocess.Popen(
-        job(name, *settings), cwd=ROOT, env=environment(state), stderr=log, text=True
-    )
-    try:
-        yield process
-    finally:
-        process.terminate()
+    """A streaming job as a process; it is stopped with SIGTERM, as an operator would.
+
+    If the test fails meanwhile, what the job said is printed, for pytest to show.
+    """
+    with screen(state, name).open("w") as output:
+        process = subprocess.Popen(
+            job(name, *settings), cwd=ROOT, env=environment(state), stderr=output, text=True
+        )
         try:
-            process.wait(60)
+            yield process
+        except BaseException:
+            print(screen(state, name).read_text()[-4000:], last_words(state), sep="\n")
+            raise
         finally:
-            log.close()
+            process.terminate()
+            process.wait(60)
 
 
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def screen(state: Path, name: str) -> Path:
+    """The file with what a job of `running` wrote to the screen."""
+    return state / f"{name}.out"
+
+
+def last_words(state: Path, lines: int = 40) -> str:
+    """The last warnings, errors and changes of state in the Flink logs below `state`."""
+    told = [
+        line[:400]
+        for path in sorted(state.rglob("*.log"))
+        for line in path.read_text("utf-8", "replace").splitlines()
+        if any(mark in line for mark in (" ERROR ", " WARN ", "Caused by", "switched from"))
+    ]
+    return "\n".join(["", "Flink's last words:", *told[-lines:]])
+
+
+def wait_for(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.5) -> None:
     """Wait until the condition holds; fails saying what was waited for."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
-        time.sleep(0.5)
+        time.sleep(pause)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 from models.bundle import Bundle, load_bundle
 from models.recommender import Recommender, Settings
 from tests.kafka import Record
 from udfs.events import INTERACTIONS, InvalidEventError, decode, to_text
-from udfs.recommend import Answering, Rules
+from udfs.recommend import Answer, Answering, Rules, Tally
 
 STARTER = Path(__file__).resolve().parent.parent / "models" / "starter" / "online-retail"
 START_MS = 1_322_728_000_000
@@ -53,19 +55,32 @@ def shopping(seed: int, users: int, events: int, items: list[str]) -> list[Recor
 
 def expected(bundle: Bundle, records: list[Record], received_ms: int) -> dict[str, dict]:
     """What the engine-free function answers to the records in order: by recommendation_id."""
+    answers = (answer for answer, _ in _answered(bundle, records, received_ms))
+    return {a.recommendation_id: decision(a.value) for a in answers if a is not None}
+
+
+def outcomes(bundle: Bundle, records: list[Record], received_ms: int) -> dict[str, int]:
+    """What the counters of a job that read the records must show."""
+    counts = Counter(consumed=len(records))
+    for _, tally in _answered(bundle, records, received_ms):
+        counts.update(asdict(tally))
+    return {**counts, "dead_letters": 2 * len(records) - counts.total()}
+
+
+def _answered(
+    bundle: Bundle, records: list[Record], received_ms: int
+) -> Iterator[tuple[Answer | None, Tally]]:
+    """The engine-free function's answer to each record that is an event."""
     answering = Answering(Recommender(bundle, Settings()), Rules((*INTERACTIONS, "search"), GAP_MS))
     texts: dict[str, list[str]] = defaultdict(list)
-    answers: dict[str, dict] = {}
     for record in records:
         try:
             user, event = decode(record.value, received_ms)
         except InvalidEventError:
             continue
         texts[user].append(to_text(event))
-        (answer,), _ = answering.answer([user], [",".join(texts[user][-WINDOW:])])
-        if answer is not None:
-            answers[answer.recommendation_id] = decision(answer.value)
-    return answers
+        (answer,), tally = answering.answer([user], [",".join(texts[user][-WINDOW:])])
+        yield answer, tally
 
 
 def decision(value: bytes | str) -> dict:

@@ -36,6 +36,7 @@ class Traffic:
     sessions: dict[str, list[Record]]
     late_events: dict[str, list[Record]]
     dead: dict[str, list[Record]]
+    screens: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic
     broker.create_topics({"s-events": 4})
     send(broker.bootstrap, "s-events", on_time + bad)
     results: list[dict[str, list[Record]]] = [{}, {}, {}]
+    screens = {}
     for profile, slots in RUNS.items():
         state = tmp_path_factory.mktemp(profile)
         settings = [
@@ -57,10 +59,10 @@ def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic
             f"late_events_topic=s-late-{profile}",
             f"dead_letters_topic=s-dead-{profile}",
         ]
-        run_to_end(state, "sessions", *settings, "events_topic=s-events")
+        screens[profile] = run_to_end(state, "sessions", *settings, "events_topic=s-events")
         for result, topic in zip(results, ("sessions", "late", "dead"), strict=True):
             result[profile] = read(broker.bootstrap, f"s-{topic}-{profile}")
-    return Traffic(on_time, bad, *results)
+    return Traffic(on_time, bad, *results, screens)
 
 
 def by_user(records: list[Record]) -> dict[str, list[Event]]:
@@ -69,6 +71,11 @@ def by_user(records: list[Record]) -> dict[str, list[Event]]:
         user, decoded = decode(record.value, int(time.time() * 1000))
         users[user].append(decoded)
     return users
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_nothing_restarted_the_job(traffic: Traffic, profile: str) -> None:
+    assert "restarts" not in traffic.screens[profile]  # else what is sent may come twice
 
 
 @pytest.mark.parametrize("profile", RUNS)

@@ -1,0 +1,31 @@
+"""The standalone cluster consists of real processes, which end with it."""
+
+from __future__ import annotations
+
+import psutil
+import pytest
+
+from operators.cluster import Cluster, ClusterError
+from tests.kafka import wait_for
+
+HEARTBEAT = {"heartbeat.interval": "500 ms", "heartbeat.timeout": "4 s"}
+
+
+def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
+    with Cluster(taskmanagers=2, slots=2, options=HEARTBEAT) as cluster:
+        pids = [cluster.jobmanager_pid, *cluster.taskmanager_pids]
+        names = [" ".join(psutil.Process(pid).cmdline()) for pid in pids]
+        assert "StandaloneSessionClusterEntrypoint" in names[0]
+        assert all("TaskManagerRunner" in name for name in names[1:])
+        assert cluster.get("/overview")["slots-total"] == 4
+        killed = cluster.kill_taskmanager()
+        wait_for(lambda: not psutil.pid_exists(killed), 10, "the end of the process")
+        wait_for(lambda: cluster.get("/overview")["slots-total"] == 2, 30, "the loss to be noticed")
+    assert not any(map(psutil.pid_exists, pids))
+    assert not cluster.directory.exists()
+
+
+def test_a_cluster_that_cannot_start_says_why() -> None:
+    with pytest.raises(ClusterError, match="heartbeat") as refused:
+        Cluster(options={"heartbeat.interval": "10 s", "heartbeat.timeout": "1 s"}).start()
+    assert "heartbeat" in str(refused.value)
