@@ -26,6 +26,6 @@ def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
 
 
 def test_a_cluster_that_cannot_start_says_why() -> None:
-    with pytest.raises(ClusterError, match="heartbeat") as refused:
-        Cluster(options={"heartbeat.interval": "10 s", "heartbeat.timeout": "1 s"}).start()
-    assert "heartbeat" in str(refused.value)
+    impossible = {"heartbeat.interval": "10 s", "heartbeat.timeout": "1 s"}
+    with pytest.raises(ClusterError, match=r"heartbeat\.timeout"), Cluster(options=impossible):
+        pass
