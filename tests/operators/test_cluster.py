@@ -27,5 +27,5 @@ def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
 
 def test_a_cluster_that_cannot_start_says_why() -> None:
     impossible = {"heartbeat.interval": "10 s", "heartbeat.timeout": "1 s"}
-    with pytest.raises(ClusterError, match=r"heartbeat\.timeout"), Cluster(options=impossible):
+    with pytest.raises(ClusterError, match="heartbeat"), Cluster(options=impossible):
         pass
