@@ -115,15 +115,19 @@ def resend(bootstrap: str, letters: Iterable[DeadLetter]) -> int:
     )
     count = 0
     for letter in letters:
+        count += 1
+        topic = letter.origin.get("topic")
+        if not topic:
+            refused.append(f"{letter.partition}:{letter.offset} does not say where it came from")
+            continue
         producer.produce(
-            letter.origin["topic"],
+            topic,
             value=letter.value,
             key=letter.key,
             headers=list(letter.headers),
             on_delivery=delivered,
         )
         producer.poll(0)
-        count += 1
     producer.flush()
     if refused:
         raise KafkaException(f"{len(refused)} of {count} records were refused: {refused[0]}")

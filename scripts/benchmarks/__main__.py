@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import click
 from decoding import decoding
 from latency import latency
@@ -18,4 +21,5 @@ bench.add_command(latency)
 bench.add_command(decoding)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too
     bench(prog_name="./scripts/bench")

@@ -159,5 +159,6 @@ def _job(broker: Broker, folder: Path, bundle: Path, run: int, total: int) -> fl
     if lists != total:
         raise click.ClickException(f"expected {total} lists; got {lists}")
     rate = lists / (span_ms(broker.bootstrap, topic) / 1000)
-    AdminClient({"bootstrap.servers": broker.bootstrap}).delete_topics([topic])[topic].result()
+    admin = AdminClient({"bootstrap.servers": broker.bootstrap})
+    admin.delete_topics([topic])[topic].result()
     return rate

@@ -146,3 +146,12 @@ def test_a_missing_topic_is_named(broker: Broker, words: list[str]) -> None:
     assert refused.returncode == 1
     assert "no-such-letters" in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_record_that_does_not_say_its_origin_is_not_sent(broker: Broker) -> None:
+    broker.create_topics({"stray-dead": 1})
+    send(broker.bootstrap, "stray-dead", [Record(b"no dead letter", b"k")])
+    refused = tool(broker, "stray-dead", "resend", "--all")
+    assert refused.returncode == 1
+    assert "stray-dead" in refused.stderr
+    assert "Traceback" not in refused.stderr
