@@ -43,18 +43,18 @@ def _watch(
     console: Console, rest: str, job_id: str, job: str, ended: Any, stopping: threading.Event
 ) -> None:
     """Show the counters and each restart until the job has ended or is to stop."""
-    said = ""
+    said = 0
     with console.status(f"{job}: starting") as line:
         while not ended.done() and not stopping.wait(1.0):
             try:
                 status = str(_get(f"{rest}/jobs/{job_id}")["state"])
                 counts = counters(rest, job_id)
-                why = failure(rest, job_id)
+                at, why = failure(rest, job_id)
             except (OSError, HTTPException):  # not up yet, too busy, or gone with its job
                 continue
-            if why not in ("", said):
+            if at > said:
                 console.print(f"{job}: restarts: {root_cause(why)}", markup=False, highlight=False)
-                said = why
+                said = at
             shown = "  ".join(f"{name} {count:,}" for name, count in counts.items())
             line.update(f"{job}: {status.lower()}  {shown}")
 
@@ -90,10 +90,10 @@ def balance(counts: Mapping[str, int]) -> int:
     return counts.get("consumed", 0) - sum(counts.get(name, 0) for name in outcomes)
 
 
-def failure(rest: str, job_id: str) -> str:
-    """The stack trace of the job's newest failure, empty where there was none."""
+def failure(rest: str, job_id: str) -> tuple[int, str]:
+    """When the job's newest failure was, epoch ms, and its stack trace; (0, "") if none was."""
     history = _get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
-    return str(history[0]["stacktrace"]) if history else ""
+    return (int(history[0]["timestamp"]), str(history[0]["stacktrace"])) if history else (0, "")
 
 
 def root_cause(stacktrace: str) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 import urllib.request
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +104,17 @@ class Job:
             except subprocess.TimeoutExpired:
                 self._tether.kill()
                 self._tether.wait()
-        shutil.rmtree(self.folder, ignore_errors=True)
+            with suppress(ProcessLookupError):  # a JVM that was still starting outlives the job
+                os.killpg(self._tether.pid, signal.SIGKILL)
+        self._remove_folder()
+
+    def _remove_folder(self) -> None:
+        """Again and again for a moment: a process that was just killed may still have written."""
+        for _ in range(50):
+            shutil.rmtree(self.folder, ignore_errors=True)
+            if not self.folder.exists():
+                return
+            time.sleep(0.1)
 
     def _settings(self, bootstrap: str, profile: str, bundle: Path) -> dict[str, Any]:
         scratch = str(self.folder / "scratch")
