@@ -145,6 +145,7 @@ def test_lists_are_full_even_for_users_and_items_never_seen(traffic: Traffic) ->
         ("bundle=models/none", "models/none"),
         ("kafka.bootstrap=127.0.0.1:9", "none answered"),
         ("widow=1", "did you mean window?"),
+        ("events_topic=no-such-topic", "no-such-topic"),
     ],
 )
 def test_a_job_that_cannot_run_is_refused_before_it_starts(
@@ -162,17 +163,3 @@ def test_a_job_that_cannot_run_is_refused_before_it_starts(
     assert refused.returncode == 1
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
-
-
-def test_missing_topics_are_named_before_the_job_starts(tmp_path: Path, broker: Broker) -> None:
-    refused = subprocess.run(
-        job("recommend", f"kafka.bootstrap={broker.bootstrap}", "events_topic=no-such-topic"),
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert refused.returncode == 1
-    assert "no-such-topic" in refused.stderr
