@@ -24,6 +24,13 @@ from udfs.events import EVENT_TYPES
 from udfs.flink import recommending
 from udfs.recommend import Rules
 
+# Kafka's consumer and producer in each profile. A fetch for every event costs the broker more
+# than the event: events wait up to 2 ms for one another.
+_CLIENTS = {
+    "latency": ({"fetch.min.bytes": "65536", "fetch.max.wait.ms": "2"}, {"linger.ms": "0"}),
+    "throughput": ({}, {"linger.ms": "20"}),
+}
+
 
 class RecommendSettings(Settings):
     """Settings of the recommend job."""
@@ -52,6 +59,12 @@ class RecommendSettings(Settings):
     session_gap_s: float = Field(1800, gt=0, description="seconds of silence that end a session")
     list_size: int = Field(20, ge=1, le=1000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out items already in the session")
+    batch_ms: int = Field(
+        5,
+        ge=0,
+        le=1000,
+        description="latency profile: milliseconds for which windows wait to be answered together",
+    )
     state_ttl_s: float = Field(
         86_400, gt=0, description="seconds after its last event until a user's window is dropped"
     )
@@ -82,18 +95,38 @@ def pipeline(
 def recommend(
     env: TableEnvironment, window: Table, mode: Mode, settings: RecommendSettings
 ) -> Table:
-    """Answer each window, as Kafka records with CloudEvents headers; null answers are left out."""
+    """Answer each window, as Kafka records with CloudEvents headers; some windows get no list."""
     rules = Rules(settings.triggers, round(settings.session_gap_s * 1000))
     ranking = Ranking(list_size=settings.list_size, exclude_seen=settings.exclude_seen)
     function = recommending(mode, bundle_folder(settings), rules, ranking)
     env.create_temporary_function("recommend", function)
-    headers = cloud_event("recommendation", "list`.`recommendation_id", "list`.`event_time")
+    answered = _together(env, window, settings) if mode == "thread" else _in_batches(env, window)
+    return env.sql_query(f"""
+        SELECT ENCODE(`user_id`, 'UTF-8') AS `key`, ENCODE(`value`, 'UTF-8') AS `value`,
+               {cloud_event("recommendation", "recommendation_id", "event_time")} AS `headers`
+        FROM {answered}""")
+
+
+def _together(env: TableEnvironment, window: Table, settings: RecommendSettings) -> Table:
+    """Row by row, where a row holds the windows of `batch_ms`."""
+    if settings.batch_ms == 0 or settings.kafka.bounded:  # at the end no timer would fire
+        joined = env.sql_query(f"SELECT JSON_QUOTE(`user_id`) AS `users`, `window` FROM {window}")
+    else:
+        joined = windows.batched(env, window, settings.batch_ms, settings.engine.parallelism)
+    return env.sql_query(f"""
+        SELECT `user_id`, `recommendation_id`, `event_time`, `value`
+        FROM {joined} AS `joined`(`users`, `windows`),
+             LATERAL TABLE(recommend(`users`, `windows`))
+                AS `list`(`user_id`, `recommendation_id`, `event_time`, `value`)""")
+
+
+def _in_batches(env: TableEnvironment, window: Table) -> Table:
+    """Arrow batches, as large as the profile says."""
     answered = env.sql_query(
         f"SELECT `user_id`, recommend(`user_id`, `window`) AS `list` FROM {window}"
     )
     return env.sql_query(f"""
-        SELECT ENCODE(`user_id`, 'UTF-8') AS `key`, ENCODE(`list`.`value`, 'UTF-8') AS `value`,
-               {headers} AS `headers`
+        SELECT `user_id`, `list`.`recommendation_id`, `list`.`event_time`, `list`.`value`
         FROM {answered} WHERE `list`.`value` IS NOT NULL""")
 
 
@@ -112,8 +145,8 @@ def main(settings: RecommendSettings) -> int:
         raise SettingsError(f"recommend was not started: {error}") from None
     env = table_environment(settings.engine, "recommend")
     env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
-    kafka.raw_source(env, "user_events", settings.events_topic, settings.kafka)
-    linger = {"linger.ms": "0" if settings.engine.profile == "latency" else "20"}
+    fetch, linger = _CLIENTS[settings.engine.profile]
+    kafka.raw_source(env, "user_events", settings.events_topic, settings.kafka, properties=fetch)
     kafka.raw_sink(env, "lists", settings.recommendations_topic, settings.kafka, linger)
     kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
     statements = pipeline(env, "user_events", "lists", "dead", settings)

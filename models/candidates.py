@@ -36,6 +36,7 @@ CANDIDATE_FEATURES = (
 """Names of the columns of `Candidates.features`, in order; part of a bundle's schema."""
 
 _MEAN_PRICE = FEATURES.index("mean_price")
+_NONE = np.float32(0)
 MOST = np.float32(1e9)  # session features beyond it say no more
 
 
@@ -87,12 +88,6 @@ def known_items(batch: SessionBatch, index: dict[str, int]) -> np.ndarray:
     return np.fromiter(map(index.get, batch.items, unknown), np.int32, len(batch.items))
 
 
-def answerable(codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """The sessions with at least one known item: codes [N], offsets [B + 1] → int64 [≤ B]."""
-    known = np.concatenate([[0], np.cumsum(codes >= 0)])
-    return np.flatnonzero(known[offsets[1:]] > known[offsets[:-1]])
-
-
 def recent_items(codes: np.ndarray, offsets: np.ndarray, chosen: np.ndarray, length: int) -> Recent:
     """The last `length` known items of the sessions `chosen` [B]; codes [N], offsets [S + 1]."""
     return Recent(*kernels.recent_of(codes, offsets, chosen, length))
@@ -104,7 +99,9 @@ def session_context(features: np.ndarray) -> np.ndarray:
     This is not left to the network: ONNX Runtime computes the logarithm of the last few numbers
     of an array in another way than that of the others, and so a batch would change bits.
     """
-    return np.log1p(np.clip(features, 0.0, MOST))
+    bounded = np.minimum(np.maximum(features, _NONE), MOST)
+    out: np.ndarray = np.log1p(bounded)
+    return out
 
 
 class CandidateBuilder:
@@ -125,16 +122,16 @@ class CandidateBuilder:
         log_prices = np.where(known, np.log(np.where(known, prices, 1.0)), np.nan)
         steps = np.arange(blend.recent)[:, None]
         decays = np.array([[blend.together_decay, blend.next_decay, blend.similar_decay]])
-        self._tables = (
+        self._sources = (
             np.ascontiguousarray(neighbour_items, np.int32),  # [V, K]
             np.ascontiguousarray(neighbour_weights, np.float32),  # [V, K, 3]
             (decays**steps).astype(np.float32),  # [L, 3]
             popular[: blend.popular].astype(np.int64),
-            np.ascontiguousarray(vectors, np.float32),  # [V, D]
-            log_prices.astype(np.float32),
-            categories.astype(np.int32),
-            np.ascontiguousarray(static, np.float32),  # [V, S]
             np.full(len(vectors), -1, np.int32),
+        )
+        self._items = (
+            np.ascontiguousarray(vectors, np.float32),  # [V, D]
+            np.column_stack([categories, log_prices, static]).astype(np.float32),  # [V, 2 + S]
         )
 
     def gather(
@@ -142,16 +139,20 @@ class CandidateBuilder:
         recent: Recent,
         session_vectors: np.ndarray,
         neural: np.ndarray,
+        neural_scores: np.ndarray,
         features: np.ndarray,
     ) -> Candidates:
-        """Candidates of B sessions: vectors [B, D], neural candidates [B, C], features [B, F]."""
-        found = kernels.gather(
-            recent.codes,
-            recent.seen_starts,
-            recent.seen_items,
-            neural,
-            session_vectors,
-            np.ascontiguousarray(features[:, _MEAN_PRICE]),
-            *self._tables,
+        """Candidates of B sessions.
+
+        `session_vectors` [B, D], what the index found near them and how near [B, C] both, and
+        the session features [B, F].
+        """
+        own = (recent.codes, recent.lengths)
+        rows, items, starts, seen, because, by_title, evidence = kernels.collect(
+            *own, recent.seen_starts, recent.seen_items, neural, neural_scores, *self._sources
         )
-        return Candidates(*found)
+        prices = np.ascontiguousarray(features[:, _MEAN_PRICE])
+        described = kernels.describe(
+            *own, starts, items, seen, evidence, session_vectors, prices, *self._items
+        )
+        return Candidates(rows, items, starts, described, seen, because, by_title)

@@ -19,24 +19,12 @@ class SessionEncoder(nn.Module):
 
     def forward(self, items: Tensor) -> Tensor:
         """A session vector after every item: items [B, L] → [B, L, D]."""
-        hidden, _ = self.gru(self.dropout(self.vectors(items)))
-        out: Tensor = self.project(self.dropout(hidden))
-        return out
+        return self.states(self.dropout(self.vectors(items)))
 
-
-class LastState(nn.Module):
-    """The encoder as it is served: item vectors [B, L, D] and last places [B] → [B, D]."""
-
-    def __init__(self, encoder: SessionEncoder) -> None:
-        super().__init__()
-        self.gru = encoder.gru
-        self.project = encoder.project
-
-    def forward(self, vectors: Tensor, last: Tensor) -> Tensor:
-        """Only the state at `last` is kept; what lies behind it is padding."""
+    def states(self, vectors: Tensor) -> Tensor:
+        """The session vector after every item, from the items' vectors: both [B, L, D]."""
         hidden, _ = self.gru(vectors)
-        place = last.view(-1, 1, 1).expand(-1, 1, hidden.shape[2])
-        out: Tensor = self.project(hidden.gather(1, place)[:, 0])
+        out: Tensor = self.project(self.dropout(hidden))
         return out
 
 
@@ -69,16 +57,9 @@ class CandidateRanker(nn.Module):
         out: Tensor = self.out(joined)[:, 0]
         return out
 
-    def folded(self) -> CandidateRanker:
-        """The same function with the candidates' standardisation inside the first layer."""
-        same = CandidateRanker(
-            self.of_candidate.in_features, self.of_session.in_features, self.out.in_features
-        )
-        same.load_state_dict(self.state_dict())
-        with torch.no_grad():
-            weight = self.of_candidate.weight * self.candidate_scale
-            same.of_candidate.weight.copy_(weight)
-            same.of_candidate.bias.copy_(self.of_candidate.bias - weight @ self.candidate_mean)
-            same.candidate_mean.zero_()
-            same.candidate_scale.fill_(1.0)
-        return same
+    def folded(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights of candidates [H, F], of sessions [H, S] and bias [H] for raw features."""
+        candidate = self.of_candidate.weight * self.candidate_scale
+        session = self.of_session.weight * self.session_scale
+        away = candidate @ self.candidate_mean + session @ self.session_mean
+        return candidate, session, self.of_candidate.bias - away

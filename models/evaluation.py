@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from models.bundle import Bundle
-from models.candidates import answerable, known_items, recent_items
+from models.candidates import known_items, recent_items
+from models.kernels import answerable
 from models.metrics import ranks_from_lists, ranks_from_scores, summary
 from models.networks import encode
 from models.recommender import Recommender, Settings

@@ -47,132 +47,169 @@ def recent_of(
 
 
 @compiled
-def gather(
-    recent: np.ndarray,  # int32 [B, L], newest first, -1 behind
+def answerable(codes: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """The sessions with a known item, int64 [<= S]: codes [N], -1 unknown; offsets [S + 1]."""
+    chosen = np.empty(len(offsets) - 1, np.int64)
+    count = 0
+    for session in range(len(chosen)):
+        for row in range(offsets[session], offsets[session + 1]):
+            if codes[row] >= 0:
+                chosen[count] = session
+                count += 1
+                break
+    return chosen[:count]
+
+
+@compiled
+def sequences(vectors: np.ndarray, recent: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """The item vectors [V, D] of recent items [B, L], oldest first: float32 [B, longest, D].
+
+    Behind a shorter session its newest item is repeated.
+    """
+    longest = lengths.max()
+    out = np.empty((len(recent), longest, vectors.shape[1]), np.float32)
+    for b in range(len(recent)):
+        for step in range(longest):
+            out[b, step] = vectors[recent[b, max(lengths[b] - 1 - step, 0)]]
+    return out
+
+
+@compiled
+def collect(
+    recent: np.ndarray,  # int32 [B, L], newest first
+    lengths: np.ndarray,  # int64 [B], how many of the L are there
     seen_starts: np.ndarray,  # int64 [B + 1]
     seen_items: np.ndarray,  # int32 [R]
     neural: np.ndarray,  # int64 [B, C], best first, -1 where there are fewer
-    session_vectors: np.ndarray,  # float32 [B, D]
-    mean_prices: np.ndarray,  # float32 [B]
+    neural_scores: np.ndarray,  # float32 [B, C]
     neighbours: np.ndarray,  # int32 [V, K]
     weights: np.ndarray,  # float32 [V, K, 3], all 0 where there are fewer
     decay: np.ndarray,  # float32 [L, 3]
     popular: np.ndarray,  # int64 [P]
-    vectors: np.ndarray,  # float32 [V, D]
-    log_prices: np.ndarray,  # float32 [V], NaN where not known
-    categories: np.ndarray,  # int32 [V], negative where not known
-    static: np.ndarray,  # float32 [V, S]
     place: np.ndarray,  # int32 [V], all -1: working memory, left as it was found
 ) -> tuple[np.ndarray, ...]:
-    """Unite what the sources propose and compute the ranker's features of each candidate.
+    """Unite what the sources propose for each session, and what they say for it.
 
     Returns of M candidates, session by session: their session int64 [M], item int64 [M], starts
-    int64 [B + 1], features float32 [M, 12 + S], how often each is in the session int64 [M], the
-    session's item that speaks most for it int64 [M] (-1: none), whether by title bool [M].
+    int64 [B + 1], how often each is in the session int64 [M], the session's item that speaks most
+    for it int64 [M] (-1: none), whether by title alone bool [M]; and the evidence float32 [M, 6]:
+    score and rank in the index (0, 0: not found there), sums of its decayed co-visits, followings
+    and title similarities, how often it follows the last item.
     """
     size, width = len(recent), neighbours.shape[1]
-    room = size * (recent.shape[1] * width + neural.shape[1] + len(popular)) + len(seen_items)
+    room = len(seen_items) + lengths.sum() * width + size * (neural.shape[1] + len(popular))
     rows, items = np.empty(room, np.int64), np.empty(room, np.int64)
     starts = np.zeros(size + 1, np.int64)
-    out = np.empty((room, 12 + static.shape[1]), np.float32)
-    seen = np.empty(room, np.int64)
-    because, by_title = np.empty(room, np.int64), np.empty(room, np.bool_)
-    totals = np.empty((room, 3))
-    claims = np.empty(room, np.float32)
+    seen = np.zeros(room, np.int64)
+    because, by_title = np.full(room, -1, np.int64), np.zeros(room, np.bool_)
+    evidence = np.zeros((room, 6), np.float32)
+    claims = np.zeros(room, np.float32)
     end = 0
     for b in range(size):
         first = end
-        for source in range(4):  # 0 neural, 1 neighbours, 2 popular, 3 the session's own
-            if source == 0:
-                count = neural.shape[1]
-            elif source == 1:
-                count = recent.shape[1] * width
-            elif source == 2:
-                count = len(popular)
-            else:
-                count = seen_starts[b + 1] - seen_starts[b]
-            for n in range(count):
-                back, near = n // width, n % width
-                if source == 0:
-                    item = neural[b, n]
-                    if item < 0:
-                        break
-                elif source == 1:
-                    by = recent[b, back]
-                    if by < 0:
-                        break
-                    if weights[by, near, 0] + weights[by, near, 1] + weights[by, near, 2] == 0:
-                        continue
-                    item = np.int64(neighbours[by, near])
-                elif source == 2:
-                    item = popular[n]
-                else:
-                    item = np.int64(seen_items[seen_starts[b] + n])
-                at = place[item]
-                if at < 0:
-                    at, place[item] = end, end
-                    rows[at], items[at], seen[at] = b, item, 0
-                    because[at], by_title[at], claims[at] = -1, False, 0
-                    totals[at, 0], totals[at, 1], totals[at, 2] = 0, 0, 0
-                    out[at, 2], out[at, 7] = 0, 0
-                    end += 1
-                if source == 0:
-                    out[at, 2] = 10.0 / (10.0 + n)
-                elif source == 1:
-                    together = weights[by, near, 0] * decay[back, 0]
-                    following = weights[by, near, 1] * decay[back, 1]
-                    similar = weights[by, near, 2] * decay[back, 2]
-                    totals[at, 0] += together
-                    totals[at, 1] += following
-                    totals[at, 2] += similar
-                    if back == 0:
-                        out[at, 7] = math.log1p(10.0 * following)
-                    claim = together + following + np.float32(0.1) * similar
-                    if claim > claims[at]:  # of equal ones the newest stays
-                        claims[at], because[at] = claim, by
-                        by_title[at] = together + following == 0
-                elif source == 3:
-                    seen[at] += 1
+        for n in range(neural.shape[1]):
+            if neural[b, n] < 0:
+                break
+            at, end = _slot(neural[b, n], items, place, end)
+            evidence[at, 0], evidence[at, 1] = neural_scores[b, n], 10.0 / (10.0 + n)
+        for back in range(lengths[b]):
+            by = recent[b, back]
+            for near in range(width):
+                together = weights[by, near, 0] * decay[back, 0]
+                following = weights[by, near, 1] * decay[back, 1]
+                similar = weights[by, near, 2] * decay[back, 2]
+                claim = together + following + np.float32(0.1) * similar
+                if claim <= 0:
+                    continue
+                at, end = _slot(neighbours[by, near], items, place, end)
+                evidence[at, 2] += together
+                evidence[at, 3] += following
+                evidence[at, 4] += similar
+                if back == 0:
+                    evidence[at, 5] = following
+                if claim > claims[at]:  # of equal ones the newest stays
+                    claims[at], because[at] = claim, by
+                    by_title[at] = together + following == 0
+        for n in range(len(popular)):
+            at, end = _slot(popular[n], items, place, end)
+        for n in range(seen_starts[b], seen_starts[b + 1]):
+            at, end = _slot(seen_items[n], items, place, end)
+            seen[at] += 1
+        for at in range(first, end):
+            rows[at], place[items[at]] = b, -1
         starts[b + 1] = end
-        best_neural, best_together, best_following = np.float32(-np.inf), 1e-9, 1e-9
-        for at in range(first, end):
-            product = _dot(vectors[items[at]], session_vectors[b])
-            out[at, 0] = product
-            best_neural = max(best_neural, product)
-            best_together = max(best_together, totals[at, 0])
-            best_following = max(best_following, totals[at, 1])
-        mean = mean_prices[b]
-        log_mean = math.log(mean) if 0 < mean < 1e30 else math.nan
-        for at in range(first, end):
-            item = items[at]
-            out[at, 1] = out[at, 0] - best_neural
-            out[at, 3] = math.log1p(10.0 * totals[at, 0]) if totals[at, 0] > 0 else 0.0
-            out[at, 4] = totals[at, 0] / best_together
-            out[at, 5] = math.log1p(10.0 * totals[at, 1]) if totals[at, 1] > 0 else 0.0
-            out[at, 6] = totals[at, 1] / best_following
-            out[at, 8] = totals[at, 2]
-            out[at, 9] = math.log1p(seen[at]) if seen[at] > 0 else 0.0
-            ratio = log_prices[item] - log_mean
-            out[at, 10] = 0.0 if math.isnan(ratio) else min(max(ratio, -4.0), 4.0)
-            matches, known = 0, 0
-            for back in range(recent.shape[1]):
-                if recent[b, back] < 0:
-                    break
-                known += 1
-                matches += categories[recent[b, back]] == categories[item]
-            out[at, 11] = matches / known if categories[item] >= 0 else 0.0
-            for column in range(static.shape[1]):
-                out[at, 12 + column] = static[item, column]
-            place[item] = -1
     return (
         rows[:end],
         items[:end],
         starts,
-        out[:end],
         seen[:end],
         because[:end],
         by_title[:end],
+        evidence[:end],
     )
+
+
+@compiled
+def _slot(item: int, items: np.ndarray, place: np.ndarray, end: int) -> tuple[int, int]:
+    """Where the session's candidate `item` is, added at `end` if new; and the new end."""
+    at = int(place[item])
+    if at >= 0:
+        return at, end
+    place[item], items[end] = end, item
+    return end, end + 1
+
+
+@compiled
+def describe(
+    recent: np.ndarray,  # int32 [B, L], newest first
+    lengths: np.ndarray,  # int64 [B]
+    starts: np.ndarray,  # int64 [B + 1]
+    items: np.ndarray,  # int64 [M]
+    seen: np.ndarray,  # int64 [M]
+    evidence: np.ndarray,  # float32 [M, 6], as `collect` gives it
+    session_vectors: np.ndarray,  # float32 [B, D]
+    mean_prices: np.ndarray,  # float32 [B]
+    vectors: np.ndarray,  # float32 [V, D]
+    facts: np.ndarray,  # float32 [V, 2 + S]: category (negative: not known), log price (or NaN), …
+) -> np.ndarray:
+    """The ranker's features of M candidates: float32 [M, 12 + S], in CANDIDATE_FEATURES' order.
+
+    What is known of an item lies together, since reading memory is most of the cost here.
+    """
+    static = facts.shape[1] - 2
+    out = np.empty((len(items), 12 + static), np.float32)
+    for b in range(len(recent)):
+        best, most_together, most_following = np.float32(-np.inf), 1e-9, 1e-9
+        for at in range(starts[b], starts[b + 1]):
+            score, rank = evidence[at, 0], evidence[at, 1]
+            if rank == 0:
+                score = _dot(vectors[items[at]], session_vectors[b])
+            out[at, 0] = score
+            best = max(best, score)
+            most_together = max(most_together, evidence[at, 2])
+            most_following = max(most_following, evidence[at, 3])
+        mean = mean_prices[b]
+        log_mean = math.log(mean) if 0 < mean < 1e30 else math.nan
+        for at in range(starts[b], starts[b + 1]):
+            item, together, following = items[at], evidence[at, 2], evidence[at, 3]
+            out[at, 1] = out[at, 0] - best
+            out[at, 2] = evidence[at, 1]
+            out[at, 3] = math.log1p(10.0 * together) if together > 0 else 0.0
+            out[at, 4] = together / most_together
+            out[at, 5] = math.log1p(10.0 * following) if following > 0 else 0.0
+            out[at, 6] = following / most_following
+            out[at, 7] = math.log1p(10.0 * evidence[at, 5]) if evidence[at, 5] > 0 else 0.0
+            out[at, 8] = evidence[at, 4]
+            out[at, 9] = math.log1p(seen[at]) if seen[at] > 0 else 0.0
+            category, ratio = facts[item, 0], facts[item, 1] - log_mean
+            out[at, 10] = 0.0 if math.isnan(ratio) else min(max(ratio, -4.0), 4.0)
+            matches = 0
+            for back in range(lengths[b]):
+                matches += facts[recent[b, back], 0] == category
+            out[at, 11] = matches / lengths[b] if category >= 0 else 0.0
+            for column in range(static):
+                out[at, 12 + column] = facts[item, 2 + column]
+    return out
 
 
 @compiled
@@ -188,39 +225,3 @@ def _dot(left: np.ndarray, right: np.ndarray) -> np.float32:
     for i in range(whole, len(left)):
         a += left[i] * right[i]
     return (a + b) + (c + d)
-
-
-@compiled
-def best_of_each(
-    scores: np.ndarray,  # float32 [M]
-    items: np.ndarray,  # int64 [M]
-    starts: np.ndarray,  # int64 [B + 1]
-    allowed: np.ndarray,  # bool [M]
-    count: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The `count` best allowed candidates of each session, best first; ties go by item.
-
-    Returns indices into the candidates, int64 [B, count], 0 behind the last, and lengths [B].
-    """
-    size = len(starts) - 1
-    chosen = np.zeros((size, count), np.int64)
-    lengths = np.zeros(size, np.int64)
-    for b in range(size):
-        best, n = chosen[b], 0
-        for at in range(starts[b], starts[b + 1]):
-            if not allowed[at]:
-                continue
-            rank = n
-            while rank > 0 and (
-                scores[at] > scores[best[rank - 1]]
-                or (scores[at] == scores[best[rank - 1]] and items[at] < items[best[rank - 1]])
-            ):
-                rank -= 1
-            if rank == count:
-                continue
-            n = min(n + 1, count)
-            for later in range(n - 1, rank, -1):
-                best[later] = best[later - 1]
-            best[rank] = at
-        lengths[b] = n
-    return chosen, lengths

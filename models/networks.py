@@ -28,8 +28,8 @@ def encode(network: ort.InferenceSession, vectors: np.ndarray, lengths: np.ndarr
     """
     single = len(vectors) == 1
     if single:
-        vectors, lengths = np.repeat(vectors, 2, axis=0), np.repeat(lengths, 2)
-    inputs = {"vectors": vectors, "last": lengths.astype(np.int64) - 1}
+        vectors, lengths = np.concatenate((vectors,) * 2), np.concatenate((lengths,) * 2)
+    inputs = {"vectors": vectors, "lengths": lengths.astype(np.int32)}
     out = network.run(None, inputs)[0]
     return out[:1] if single else out
 
@@ -43,8 +43,8 @@ def score(
     """Scores float32 [M] of candidate features [M, F] in sessions [B, S]; rows [M] → session."""
     count = len(candidates)
     if count == 1:
-        candidates, rows = np.repeat(candidates, 2, axis=0), np.repeat(rows, 2)
+        candidates, rows = np.concatenate((candidates,) * 2), np.concatenate((rows,) * 2)
     if len(sessions) == 1:
-        sessions = np.repeat(sessions, 2, axis=0)
+        sessions = np.concatenate((sessions,) * 2)
     inputs = {"candidates": candidates, "sessions": sessions, "rows": rows}
     return network.run(None, inputs)[0][:count]

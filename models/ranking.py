@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 import numpy as np
 
-from models import kernels
-from models.candidates import CANDIDATE_FEATURES, Candidates
+from models.candidates import CANDIDATE_FEATURES
+from models.kernels import compiled
 
 SOURCES = ("neighbours", "content", "neural", "trending", "popular")
 _NEIGHBOURS, _CONTENT, _NEURAL, _TRENDING, _POPULAR = range(5)
@@ -16,43 +16,106 @@ _RANK, _TOGETHER, _NEXT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Chosen:
-    """The lists of B sessions: row b holds lengths[b] candidates, best first."""
+@compiled
+def fall_back(scores: np.ndarray, starts: np.ndarray, features: np.ndarray) -> np.ndarray:
+    """Which sessions have a score that is not finite, bool [B]; they are scored anew, in place.
 
-    candidates: np.ndarray  # int64 [B, n], index into Candidates
-    lengths: np.ndarray  # int64 [B]
+    A plain blend of the sources answers when the ranker cannot. Scores float32 [M], starts
+    int64 [B + 1], features float32 [M, F].
+    """
+    failed = np.zeros(len(starts) - 1, np.bool_)
+    for b in range(len(failed)):
+        for at in range(starts[b], starts[b + 1]):
+            failed[b] |= not math.isfinite(scores[at])
+        if failed[b]:
+            for at in range(starts[b], starts[b + 1]):
+                said = features[at]
+                scores[at] = said[_TOGETHER] + said[_NEXT] + said[_RANK]
+    return failed
 
 
-def retrieval_scores(candidates: Candidates) -> np.ndarray:
-    """A plain blend of the sources, float32 [M]: what answers when the ranker cannot."""
-    shares = candidates.features
-    return shares[:, _TOGETHER] + shares[:, _NEXT] + shares[:, _RANK]
-
-
+@compiled
 def best_of_each(
-    scores: np.ndarray, candidates: Candidates, allowed: np.ndarray, count: int
-) -> Chosen:
-    """The `count` best allowed candidates of each session; equal scores go by item index.
+    scores: np.ndarray,  # float32 [M]
+    items: np.ndarray,  # int64 [M]
+    starts: np.ndarray,  # int64 [B + 1]
+    left_out: np.ndarray,  # bool [M]
+    count: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `count` best candidates of each session, best first; ties go by item.
 
-    scores float32 [M], allowed bool [M].
+    Returns indices into the candidates, int64 [B, count], 0 behind the last, and lengths [B].
     """
-    found = kernels.best_of_each(scores, candidates.items, candidates.starts, allowed, count)
-    return Chosen(*found)
+    size = len(starts) - 1
+    chosen = np.zeros((size, count), np.int64)
+    lengths = np.zeros(size, np.int64)
+    for b in range(size):
+        best, n = chosen[b], 0
+        for at in range(starts[b], starts[b + 1]):
+            if left_out[at]:
+                continue
+            rank = n
+            while rank > 0 and (
+                scores[at] > scores[best[rank - 1]]
+                or (scores[at] == scores[best[rank - 1]] and items[at] < items[best[rank - 1]])
+            ):
+                rank -= 1
+            if rank == count:
+                continue
+            n = min(n + 1, count)
+            for later in range(n - 1, rank, -1):
+                best[later] = best[later - 1]
+            best[rank] = at
+        lengths[b] = n
+    return chosen, lengths
 
 
-def sources(chosen: Chosen, candidates: Candidates, trending: np.ndarray) -> np.ndarray:
-    """Where each chosen candidate comes from, [B, n] index into SOURCES.
+@compiled
+def explain(
+    chosen: np.ndarray,  # int64 [B, n], index into the candidates
+    items: np.ndarray,  # int64 [M]
+    features: np.ndarray,  # float32 [M, F]
+    because: np.ndarray,  # int64 [M], -1: none
+    by_title: np.ndarray,  # bool [M]
+    trending: np.ndarray,  # bool [V], items on the rise
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where each chosen candidate comes from, and why it is there: int64 [B, n] both.
 
-    It is the source with the best claim: its place among the neural candidates or its co-visits.
-    `trending` bool [V] marks items that are on the rise.
+    The source, an index into SOURCES, is the one with the best claim: its place in the index or
+    its co-visits. The reason is an index into `reasons`.
     """
-    picked = chosen.candidates
-    features = candidates.features
-    rank = features[picked, _RANK]
-    covisits = np.maximum(features[picked, _TOGETHER], features[picked, _NEXT])
-    neighbour = candidates.because[picked] >= 0
-    neural = (rank > 0) & ~(neighbour & (covisits >= rank))
-    near = np.where(candidates.by_title[picked], _CONTENT, _NEIGHBOURS)
-    fallback = np.where(trending[candidates.items[picked]], _TRENDING, _POPULAR)
-    return np.where(neural, _NEURAL, np.where(neighbour, near, fallback))
+    source, reason = np.empty_like(chosen), np.empty_like(chosen)
+    size = len(trending)
+    for b in range(len(chosen)):
+        for n in range(chosen.shape[1]):
+            at = chosen[b, n]
+            near, rank = because[at] >= 0, features[at, _RANK]
+            covisits = max(features[at, _TOGETHER], features[at, _NEXT])
+            if rank > 0 and not (near and covisits >= rank):
+                source[b, n] = _NEURAL
+            elif near:
+                source[b, n] = _CONTENT if by_title[at] else _NEIGHBOURS
+            else:
+                source[b, n] = _TRENDING if trending[items[at]] else _POPULAR
+            if near:
+                block = by_title[at] + 2 * (source[b, n] == _NEURAL)
+                reason[b, n] = block * size + because[at]
+            else:
+                reason[b, n] = 4 * size + max(source[b, n] - _NEURAL, 0)
+    return source, reason
+
+
+def reasons(names: list[str], together: str) -> list[list[str]]:
+    """Every reason there can be, as `explain` counts them, for items that are called `names`."""
+    covisited = [f"{together} {name}" for name in names]
+    similar = [f"similar to {name}" for name in names]
+    fits = "fits this session"
+    return [
+        *([text] for text in covisited),
+        *([text] for text in similar),
+        *([fits, text] for text in covisited),
+        *([fits, text] for text in similar),
+        [fits],
+        ["popular this week"],
+        ["popular overall"],
+    ]

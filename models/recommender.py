@@ -8,7 +8,6 @@ If a stage fails the next simpler one answers, and `served_by` says which.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter_ns
@@ -20,13 +19,13 @@ from models.candidates import (
     CandidateBuilder,
     Candidates,
     Recent,
-    answerable,
     known_items,
     recent_items,
     session_context,
 )
+from models.kernels import answerable, sequences
 from models.networks import encode, score
-from models.ranking import SOURCES, best_of_each, retrieval_scores, sources
+from models.ranking import SOURCES, best_of_each, explain, fall_back, reasons
 from models.retrieval import search
 from udfs.session_features import SessionBatch
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from models.bundle import Bundle
 
 CHUNK = 96  # sessions worked on at once, so that the arrays of a stage stay in the cache
-_NEURAL, _TRENDING, _POPULAR = (SOURCES.index(s) for s in ("neural", "trending", "popular"))
 _log = logging.getLogger(__name__)
 
 
@@ -84,7 +82,8 @@ class Recommender:
             bundle.popular,
             bundle.blend,
         )
-        self._reasons = _reasons(bundle.catalogue.item_ids, self._titles, bundle.texts)
+        names = [t or i for i, t in zip(bundle.catalogue.item_ids, self._titles, strict=True)]
+        self._reasons = reasons(names, bundle.texts["together"])
         self._nothing_known = self._popular_list(frozenset())
 
     def title(self, item_id: str) -> str | None:
@@ -147,60 +146,58 @@ class Recommender:
             _log.exception("retrieval failed, %d sessions get the popular list", len(chunk))
             return [self._popular_list(frozenset(seen)) for seen in _seen_sets(recent)]
         retrieved = perf_counter_ns()
-        scores, failed = self._scores(found, features)
+        scores = self._scores(found, features)
+        failed = fall_back(scores, found.starts, found.features)
         answers = self._lists(found, scores, failed)
         took[0] += retrieved - started
         took[1] += perf_counter_ns() - retrieved
         return answers
 
     def _retrieve(self, recent: Recent, features: np.ndarray) -> Candidates:
-        length = int(recent.lengths.max())
-        oldest_first = np.maximum(recent.lengths[:, None] - 1 - np.arange(length), 0)
-        order = np.take_along_axis(recent.codes, oldest_first, axis=1)
-        vectors = encode(self._bundle.encoder, self._bundle.vectors[order], recent.lengths)
-        if not np.isfinite(vectors).all():
+        vectors = sequences(self._bundle.vectors, recent.codes, recent.lengths)
+        sessions = encode(self._bundle.encoder, vectors, recent.lengths)
+        if not np.isfinite(sessions).all():
             raise FloatingPointError("expected finite session vectors from the encoder")
-        _, neural = search(self._bundle.index, vectors, self._neural)
-        return self._builder.gather(recent, vectors, neural, features)
+        scores, neural = search(self._bundle.index, sessions, self._neural)
+        return self._builder.gather(recent, sessions, neural, scores, features)
 
-    def _scores(self, found: Candidates, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Scores [M] and which sessions [B] have to be served by retrieval alone."""
-        size = len(found.starts) - 1
+    def _scores(self, found: Candidates, features: np.ndarray) -> np.ndarray:
+        """Scores of the candidates, float32 [M]; NaN where the ranker fails."""
         try:
-            scores = score(
-                self._bundle.ranker, found.features, session_context(features), found.rows
-            )
+            return score(self._bundle.ranker, found.features, session_context(features), found.rows)
         except Exception:
-            _log.exception("ranking failed, %d sessions are served by retrieval", size)
-            return retrieval_scores(found), np.ones(size, bool)
-        if np.isfinite(scores).all():
-            return scores, np.zeros(size, bool)
-        failed = np.bincount(found.rows, weights=~np.isfinite(scores), minlength=size) > 0
-        return np.where(failed[found.rows], retrieval_scores(found), scores), failed
+            _log.exception("ranking failed, %d sessions fall back", len(found.starts) - 1)
+            return np.full(len(found.items), np.nan, np.float32)
 
     def _lists(self, found: Candidates, scores: np.ndarray, failed: np.ndarray) -> list[RankedList]:
-        allowed = found.seen == 0 if self.settings.exclude_seen else np.ones(len(scores), bool)
-        chosen = best_of_each(scores, found, allowed, self.settings.list_size)
-        source = sources(chosen, found, self._bundle.trending)
-        items = found.items[chosen.candidates]
-        because, by_title = found.because[chosen.candidates], found.by_title[chosen.candidates]
-        reason = _reason_codes(source, because, by_title, len(self._index))
+        left_out = found.seen > 0 if self.settings.exclude_seen else np.zeros(len(scores), bool)
+        chosen, lengths = best_of_each(
+            scores, found.items, found.starts, left_out, self.settings.list_size
+        )
+        source, reason = explain(
+            chosen,
+            found.items,
+            found.features,
+            found.because,
+            found.by_title,
+            self._bundle.trending,
+        )
         rows = zip(
-            chosen.lengths.tolist(),
-            items.tolist(),
-            np.round(scores[chosen.candidates].astype(np.float64), 6).tolist(),
+            lengths.tolist(),
+            found.items[chosen].tolist(),
+            np.round(scores[chosen].astype(np.float64), 6).tolist(),
             source.tolist(),
             reason.tolist(),
             failed.tolist(),
             strict=True,
         )
-        ids, reasons = self._bundle.catalogue.item_ids, self._reasons
+        ids, texts = self._bundle.catalogue.item_ids, self._reasons
         return [
             RankedList(
                 [ids[i] for i in item[:n]],
                 values[:n],
                 [SOURCES[s] for s in origin[:n]],
-                [reasons[r] for r in why[:n]],
+                [texts[r] for r in why[:n]],
                 "retrieval" if bad else "full",
             )
             for n, item, values, origin, why, bad in rows
@@ -211,45 +208,15 @@ class Recommender:
         left_out = seen if self.settings.exclude_seen else frozenset()
         items = [i for i in self._popular.tolist() if i not in left_out]
         items = items[: self.settings.list_size]
-        rising = [bool(self._bundle.trending[i]) for i in items]
-        constants = 4 * len(self._index)
+        rising = self._bundle.trending[items].tolist()
         return RankedList(
             [self._bundle.catalogue.item_ids[i] for i in items],
             [round(float(self._bundle.catalogue.recent[i]), 6) for i in items],
-            [SOURCES[_TRENDING if up else _POPULAR] for up in rising],
-            [self._reasons[constants + (1 if up else 2)] for up in rising],
+            ["trending" if up else "popular" for up in rising],
+            [self._reasons[-2 if up else -1] for up in rising],
             "popular",
         )
 
 
 def _seen_sets(recent: Recent) -> list[set[int]]:
     return [set(recent.seen_items[low:high].tolist()) for low, high in pairwise(recent.seen_starts)]
-
-
-def _reasons(
-    ids: Sequence[str], titles: Sequence[str | None], texts: Mapping[str, str]
-) -> list[list[str]]:
-    """Every reason there can be, in the order `_reason_codes` counts them."""
-    names = [title or item for item, title in zip(ids, titles, strict=True)]
-    together = [f"{texts['together']} {name}" for name in names]
-    similar = [f"similar to {name}" for name in names]
-    fits = "fits this session"
-    return [
-        *([text] for text in together),
-        *([text] for text in similar),
-        *([fits, text] for text in together),
-        *([fits, text] for text in similar),
-        [fits],
-        ["popular this week"],
-        ["popular overall"],
-    ]
-
-
-def _reason_codes(
-    source: np.ndarray, because: np.ndarray, by_title: np.ndarray, size: int
-) -> np.ndarray:
-    """Index into `_reasons` for source, the item that speaks for it, and how: all [B, n]."""
-    neural = source == _NEURAL
-    block = by_title.astype(np.int64) + 2 * neural
-    alone = np.where(neural, 0, np.where(source == _TRENDING, 1, 2))
-    return np.where(because >= 0, block * size + because, 4 * size + alone)

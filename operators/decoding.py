@@ -19,9 +19,9 @@ def decode(env: TableEnvironment, source: str, mode: Mode) -> Table:
 
 
 def valid(env: TableEnvironment, decoded: Table) -> Table:
-    """The events: user_id and the compact text of each."""
+    """The events: user_id, the compact text of each and the partition it came from."""
     return env.sql_query(f"""
-        SELECT `decoded`.`user_id` AS `user_id`, `decoded`.`event` AS `event`
+        SELECT `decoded`.`user_id` AS `user_id`, `decoded`.`event` AS `event`, `partition`
         FROM {decoded} WHERE `decoded`.`reason` IS NULL""")
 
 

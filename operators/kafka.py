@@ -72,12 +72,15 @@ def raw_source(
     topic: str,
     kafka: Kafka,
     out_of_order_s: float | None = None,
+    properties: dict[str, str] | None = None,
 ) -> None:
     """Register topic `topic` as table `name`: raw bytes with their origin, nothing decoded.
 
     Columns: key, value BYTES; headers MAP<STRING, BYTES>; topic; partition; offset; received;
     and rowtime, with a watermark `out_of_order_s` behind the newest event, where that is given.
+    `properties` are settings of the Kafka consumer.
     """
+    extra = _properties(properties)
     time = ""
     if out_of_order_s is not None:
         time = f""",
@@ -98,7 +101,7 @@ def raw_source(
             'topic' = {quoted(topic)},
             'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
             'properties.group.id' = {quoted(kafka.group)},
-            'properties.max.partition.fetch.bytes' = '{FETCH_BYTES}',
+            'properties.max.partition.fetch.bytes' = '{FETCH_BYTES}'{extra},
             {_START[kafka.start]}{bounded},
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
@@ -116,10 +119,7 @@ def raw_sink(
 
     `properties` are settings of the Kafka producer, for instance {"linger.ms": "1"}.
     """
-    extra = "".join(
-        f",\n            'properties.{key}' = {quoted(value)}"
-        for key, value in (properties or {}).items()
-    )
+    extra = _properties(properties)
     env.execute_sql(f"""
         CREATE TEMPORARY TABLE `{name}` (
             `key` BYTES,
@@ -134,3 +134,10 @@ def raw_sink(
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )""")
+
+
+def _properties(properties: dict[str, str] | None) -> str:
+    return "".join(
+        f",\n            'properties.{key}' = {quoted(value)}"
+        for key, value in (properties or {}).items()
+    )

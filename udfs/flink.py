@@ -7,6 +7,7 @@ mode). Both only hold handles: the rules are in `udfs.events` and `udfs.recommen
 from __future__ import annotations
 
 import gc
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any, Literal
 import pandas as pd
 from pyflink.common import Row
 from pyflink.table import DataTypes, FunctionContext, ScalarFunction, TableFunction
-from pyflink.table.udf import udf, udtf
+from pyflink.table.udf import UserDefinedFunction, udf, udtf
 
 from models.bundle import load_bundle
 from models.recommender import Recommender
@@ -37,23 +38,28 @@ _ANSWERED = ("recommendation_id", "event_time", "value")
 
 def decoding(mode: Mode) -> Any:
     """(value BYTES, received BIGINT) → ROW<user_id, event, reason>, all STRING."""
-    return _wrapped(mode, DecodeRow, DecodeBatch, _DECODED)
+    if mode == "thread":
+        return udf(DecodeRow(), result_type=_strings(*_DECODED))
+    return udf(DecodeBatch(), result_type=_strings(*_DECODED), func_type="pandas")
 
 
 def recommending(mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> Any:
-    """(user_id STRING, window STRING) → ROW<recommendation_id, event_time, value>, or nulls."""
-    return _wrapped(mode, RecommendRow, RecommendBatch, _ANSWERED, mode, bundle, rules, ranking)
+    """Windows → lists: a table function in thread mode, a pandas function in process mode.
+
+    thread: (users STRING, windows STRING) → rows of (user_id, recommendation_id, event_time,
+    value), as `operators.windows.batched` joins them; windows that get no list give no row.
+    process: (user_id STRING, window STRING) → ROW of the last three, or of nulls.
+    """
+    if mode == "thread":
+        function = RecommendJoined(mode, bundle, rules, ranking)
+        return udtf(function, result_types=[DataTypes.STRING()] * 4)
+    batch = RecommendBatch(mode, bundle, rules, ranking)
+    return udf(batch, result_type=_strings(*_ANSWERED), func_type="pandas")
 
 
 def closing(gap_ms: int) -> Any:
     """(user_id STRING, events STRING) → rows of (session_id, ended, message), all STRING."""
     return udtf(CloseSessions(gap_ms), result_types=[DataTypes.STRING()] * 3)
-
-
-def _wrapped(mode: Mode, row: Any, batch: Any, fields: tuple[str, ...], *arguments: Any) -> Any:
-    if mode == "thread":
-        return udf(row(*arguments), result_type=_strings(*fields))
-    return udf(batch(*arguments), result_type=_strings(*fields), func_type="pandas")
 
 
 class _Decode(ScalarFunction):
@@ -83,7 +89,7 @@ class DecodeBatch(_Decode):
         return pd.DataFrame(rows, columns=list(_DECODED), dtype=object)
 
 
-class _Recommend(ScalarFunction):
+class _Recommend(UserDefinedFunction):
     """Holds the recommender of one worker; loads and self-tests the bundle when opened."""
 
     def __init__(self, mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> None:
@@ -99,6 +105,9 @@ class _Recommend(ScalarFunction):
         self.answering = Answering(recommender, self.rules)
         metrics = metric_group(function_context)
         self.counters = {name: metrics.counter(name) for name in Tally.__slots__}
+        if self.mode == "thread":
+            # Decoding shares this interpreter: let it in between two steps of a batch.
+            sys.setswitchinterval(0.0005)
         # A full collection over all that was just imported takes 60-100 ms: keep it out of them.
         gc.collect()
         gc.freeze()
@@ -110,16 +119,22 @@ class _Recommend(ScalarFunction):
         return answers
 
 
-class RecommendRow(_Recommend):
-    def eval(self, user_id: str, window: str) -> Row:
-        (answer,) = self.answer([user_id], [window])
-        return Row(*_columns(answer))
+class RecommendJoined(_Recommend, TableFunction):
+    def eval(self, users: str, windows: str) -> Iterator[tuple[str, str, str, str]]:
+        names: list[str] = json.loads(f"[{users}]")
+        answers = self.answer(names, windows.split("\x1e"))
+        for user_id, answer in zip(names, answers, strict=True):
+            if answer is not None:
+                yield user_id, answer.recommendation_id, answer.event_time, answer.value
 
 
-class RecommendBatch(_Recommend):
+class RecommendBatch(_Recommend, ScalarFunction):
     def eval(self, users: pd.Series, windows: pd.Series) -> pd.DataFrame:
         answers = self.answer(users.tolist(), windows.tolist())
-        rows = [_columns(answer) for answer in answers]
+        rows = [
+            (None, None, None) if a is None else (a.recommendation_id, a.event_time, a.value)
+            for a in answers
+        ]
         return pd.DataFrame(rows, columns=list(_ANSWERED), dtype=object)
 
 
@@ -136,12 +151,6 @@ class CloseSessions(TableFunction):
         for closed in close_sessions(user_id, events, self.gap_ms):
             self.sessions.inc()
             yield closed.session_id, closed.event_time, closed.value
-
-
-def _columns(answer: Answer | None) -> tuple[Any, Any, Any]:
-    if answer is None:
-        return None, None, None
-    return answer.recommendation_id, answer.event_time, answer.value
 
 
 def worker_mode() -> Mode:

@@ -29,7 +29,7 @@ def decoding(total: int, runs: int) -> None:
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as name, Broker() as broker:
         folder = Path(name)
-        preload(broker, [f"item-{number}" for number in range(50_000)], total)
+        preload(broker, "events", [f"item-{number}" for number in range(50_000)], total)
         for run in range(1, runs + 1):
             for way in WAYS:
                 title = f"{way}-{run}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -26,6 +27,7 @@ from operators.broker import Broker
 
 JOBS = ("recommend", "identity")
 SEED_OF_ROUND = 1_000
+SETTLE_SECONDS = 3  # of each turn; not counted: the other job had the caches in between
 
 
 @click.command()
@@ -37,6 +39,7 @@ SEED_OF_ROUND = 1_000
 @click.option("--profile", default="latency", show_default=True, help="of the recommend job")
 def latency(rate: int, seconds: int, warm_up: int, rounds: int, items: int, profile: str) -> None:
     """Milliseconds from event to list at 1,000 events/s, beside an identity job (ratio_p99)."""
+    os.environ["KAFKA_JVM_PERFORMANCE_OPTS"] = "-XX:+UseSerialGC"  # a broker that runs for long
     with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as name, Broker() as broker:
         folder = Path(name)
         say(f"writing a bundle of {items:,} items")
@@ -95,11 +98,15 @@ def _warm(broker: Broker, kind: str, items: list[str], rate: int, seconds: int) 
 def _measure(
     broker: Broker, kind: str, items: list[str], rate: int, seconds: int, seed: int
 ) -> np.ndarray:
-    """Latencies in ms, [rate * seconds]; ends the benchmark when a list does not come."""
+    """Latencies in ms, [rate * seconds], after the turn settled.
+
+    Ends the benchmark when a list does not come.
+    """
     context = multiprocessing.get_context("fork")
     results: Any = context.Queue()
     ready = context.Event()
-    total = rate * seconds
+    settle = SETTLE_SECONDS * rate
+    total = rate * seconds + settle
     reader = context.Process(
         target=_read, args=(broker.bootstrap, f"{kind}-out", f"e{seed}-", total, ready, results)
     )
@@ -110,7 +117,7 @@ def _measure(
     reader.join()
     if len(seen) != total:
         raise click.ClickException(f"{kind}: expected {total} answers; got {len(seen)}")
-    return np.array([(seen[number] - due[number]) * 1000 for number in range(total)])
+    return np.array([(seen[number] - due[number]) * 1000 for number in range(settle, total)])
 
 
 def _send(

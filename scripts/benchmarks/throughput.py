@@ -1,15 +1,16 @@
 """Lists a second from Kafka to Kafka, beside the same function in a plain loop.
 
-The job reads preloaded events to their end on 2 slots (profile throughput); its time is that
-between its first and its last list. The loop answers ready-made windows of the same shoppers in
-two processes, in the same batches, and writes the same JSON; decoding, windows, Kafka and
-Flink's start are none of its work. Both take turns; each figure is the median of the runs.
+The job reads its part of the preloaded events to the end on 2 slots (profile throughput); its
+time is that between its first and its last list. The loop answers ready-made windows of the same
+shoppers in two processes, in the same batches, and writes the same JSON; decoding, windows, Kafka
+and Flink's start are none of its work. Both take turns; each figure is the median of the runs.
 """
 
 from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -30,26 +31,30 @@ from udfs.recommend import Answering, Rules
 
 BATCH = 1000  # rows of an Arrow batch in the throughput profile
 WINDOW, GAP_MS = 20, 1_800_000
+LOOP_EVENTS = 100_000  # enough for a steady rate
 
 
 @click.command()
 @click.option("--events", "total", default=1_000_000, show_default=True, help="preloaded events")
 @click.option("--items", default=50_000, show_default=True, help="items of the index")
-@click.option("--runs", default=5, show_default=True, help="runs of each; the median counts")
+@click.option("--runs", default=5, show_default=True, help="parts of the events; the median counts")
 def throughput(total: int, items: int, runs: int) -> None:
     """Lists a second of the recommend job, beside a plain loop (ratio)."""
+    os.environ["KAFKA_JVM_PERFORMANCE_OPTS"] = "-XX:+UseSerialGC"  # a broker that runs for long
     with tempfile.TemporaryDirectory(prefix="streamrec-bench-") as name, Broker() as broker:
         folder = Path(name)
         say(f"writing a bundle of {items:,} items")
         path = write_synthetic_bundle(folder / "bundle", items=items, seed=SEED)
         bundle = load_bundle(path)
         say(f"sending {total:,} events")
-        bytes_each = preload(broker, bundle.catalogue.item_ids, total)
-        texts = _windows(bundle, min(total, 200_000))
+        part = total // runs
+        topics = [f"events-{run}" for run in range(1, runs + 1)]
+        sizes = [preload(broker, topic, bundle.catalogue.item_ids, part) for topic in topics]
+        texts = _windows(bundle, min(part, LOOP_EVENTS))
         jobs, loops = [], []
-        for run in range(1, runs + 1):
+        for run, topic in enumerate(topics, 1):
             loops.append(_loop(path, texts))
-            jobs.append(_job(broker, folder, path, run, total))
+            jobs.append(_job(broker, folder, path, topic, part))
             say(f"run {run}: job {jobs[-1]:,.0f} lists/s, loop {loops[-1]:,.0f}")
     lists_per_s, loop_lists_per_s = statistics.median(jobs), statistics.median(loops)
     figures = {
@@ -60,16 +65,16 @@ def throughput(total: int, items: int, runs: int) -> None:
         "runs": [[round(a), round(b)] for a, b in zip(jobs, loops, strict=True)],
         "events": total,
         "items": items,
-        "bytes_an_event": bytes_each,
+        "bytes_an_event": sizes[0],
         "slots": 2,
         "machine": machine(),
     }
     click.echo(json.dumps(figures))
 
 
-def preload(broker: Broker, items: list[str], total: int) -> int:
-    """Send the events to the topic `events`; returns the bytes of one, on average."""
-    broker.create_topics({"events": 4})
+def preload(broker: Broker, topic: str, items: list[str], total: int) -> int:
+    """Send the events to the topic; returns the bytes of one, on average."""
+    broker.create_topics({topic: 4})
     producer = Producer(
         {
             "bootstrap.servers": broker.bootstrap,
@@ -85,7 +90,7 @@ def preload(broker: Broker, items: list[str], total: int) -> int:
         size += len(value)
         while True:
             try:
-                producer.produce("events", value, user.encode())
+                producer.produce(topic, value, user.encode())
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -138,23 +143,23 @@ def _answer(path, users, texts, barrier, results) -> None:  # type: ignore[no-un
     results.put((begin, time.perf_counter()))
 
 
-def _job(broker: Broker, folder: Path, bundle: Path, run: int, total: int) -> float:
-    topic = f"lists-{run}"
+def _job(broker: Broker, folder: Path, bundle: Path, source: str, total: int) -> float:
+    topic = f"lists-of-{source}"
     settings = (
         f"kafka.bootstrap={broker.bootstrap}",
-        f"kafka.group=bench-{run}",
+        f"kafka.group=bench-{source}",
         "kafka.start=earliest",
         "kafka.bounded=true",
         "kafka.create_topics=true",
         "engine.profile=throughput",
         "engine.parallelism=2",
         f"bundle={bundle}",
-        "events_topic=events",
+        f"events_topic={source}",
         f"recommendations_topic={topic}",
     )
-    with process(folder, f"job-{run}", *job("recommend", *settings)) as child:
+    with process(folder, source, *job("recommend", *settings)) as child:
         if child.wait(1800):
-            raise click.ClickException((folder / f"job-{run}.out").read_text("utf-8")[-3000:])
+            raise click.ClickException((folder / f"{source}.out").read_text("utf-8")[-3000:])
     lists = count(broker.bootstrap, topic)
     if lists != total:
         raise click.ClickException(f"expected {total} lists; got {lists}")

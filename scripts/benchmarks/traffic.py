@@ -9,12 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import click
-from confluent_kafka import Consumer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 USERS = 20_000
@@ -92,12 +92,18 @@ def _ends(bootstrap: str, topic: str) -> list[tuple[int, int]]:
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench"})
     try:
         partitions = sorted(consumer.list_topics(topic, 10).topics[topic].partitions)
-        return [
-            consumer.get_watermark_offsets(TopicPartition(topic, number), 10)
-            for number in partitions
-        ]
+        return [_offsets(consumer, TopicPartition(topic, number)) for number in partitions]
     finally:
         consumer.close()
+
+
+def _offsets(consumer: Consumer, partition: TopicPartition) -> tuple[int, int]:
+    for _ in range(20):  # a new partition may have no leader yet
+        with suppress(KafkaException):
+            low, high = consumer.get_watermark_offsets(partition, 10)
+            return low, high
+        time.sleep(0.5)
+    raise click.ClickException(f"expected the offsets of {partition}; the broker gives none")
 
 
 def wait_until(condition: Any, seconds: float, what: str) -> None:

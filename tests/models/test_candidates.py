@@ -36,7 +36,8 @@ def found() -> Candidates:
     recent = recent_items(np.array([1, -1, 0], np.int32), np.array([0, 3]), np.array([0]), 3)
     features = np.zeros((1, len(FEATURES)), np.float32)
     features[0, FEATURES.index("mean_price")] = 2.0
-    return builder.gather(recent, np.ones((1, D), np.float32), np.array([[3, 2]]), features)
+    near, scores = np.array([[3, 2]]), np.array([[13, 9]], np.float32)
+    return builder.gather(recent, np.ones((1, D), np.float32), near, scores, features)
 
 
 def value(found: Candidates, item: int, feature: str) -> float:
