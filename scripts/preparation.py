@@ -49,13 +49,14 @@ class Preparation:
                 self.install_uv()
                 self.install_packages(wanted)
                 self.install_project()
+                if wanted == SETS[0]:
+                    self.remove_uv()
         self.fetch_jars()
 
     def is_ready(self, wanted: str) -> bool:
         """Whether nothing has to be installed for a requirement set."""
         return (
             self.venv_works()
-            and self._is_done("uv", self._uv_source())
             and self.has_packages(wanted)
             and self._is_done("project", self._project_source())
         )
@@ -99,6 +100,12 @@ class Preparation:
             self._begun("uv")
             self._run([self.python, "-m", "pip", "install", *options, "-r", lock], "fetch uv")
             self._done("uv", self._uv_source())
+
+    def remove_uv(self) -> None:
+        """It has done its work: 38 MB less for whoever only serves."""
+        (self._stamps / "uv").unlink(missing_ok=True)
+        options = ["--quiet", "--yes", "--disable-pip-version-check"]
+        self._run([self.python, "-m", "pip", "uninstall", *options, "uv"], "remove uv")
 
     def install_packages(self, wanted: str) -> None:
         """The packages of a lock, every one checked against its hash."""

@@ -54,7 +54,6 @@ def prepared(checkout: Path) -> Preparation:
     preparation.python.parent.mkdir(parents=True)
     preparation.python.symlink_to(sys.executable)
     preparation._done("venv", str(preparation.venv))
-    preparation._done("uv", preparation._uv_source())
     preparation._done("project", preparation._project_source())
     return preparation
 
@@ -127,7 +126,7 @@ def test_a_larger_set_serves_for_a_smaller_one_but_not_the_other_way(prepared: P
     assert not prepared.is_ready("dev")
 
 
-@pytest.mark.parametrize("changed", ["scripts/locks/serve.txt", "scripts/locks/uv.txt", "setup.py"])
+@pytest.mark.parametrize("changed", ["scripts/locks/serve.txt", "setup.py"])
 def test_a_changed_lock_is_installed_again(prepared: Preparation, changed: str) -> None:
     prepared._done("serve", prepared._lock_source("serve"))
     assert prepared.is_ready("serve")
