@@ -24,7 +24,7 @@ Mode = Literal["thread", "process"]
 # from the first second; the optimising compiler would take the cores for a minute to save little.
 _JVM = {
     "latency": "-Xmx2g -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-    "throughput": "-Xmx2g -XX:+UseG1GC -XX:MaxGCPauseMillis=20",
+    "throughput": "-Xmx2g -XX:+UseParallelGC",
 }
 
 
@@ -44,7 +44,7 @@ class Engine(BaseModel):
     checkpoint_dir: str | None = Field(
         None, description="URI of a folder all workers reach; null: in the user's state folder"
     )
-    checkpoint_interval_s: float = Field(10, gt=0, description="seconds between checkpoints")
+    checkpoint_interval_s: float = Field(30, gt=0, description="seconds between checkpoints")
     options: dict[str, str] = Field({}, description="further Flink options, applied last")
 
 

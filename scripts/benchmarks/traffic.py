@@ -73,19 +73,28 @@ def count(bootstrap: str, topic: str) -> int:
     return sum(high - low for low, high in _ends(bootstrap, topic))
 
 
-def span_ms(bootstrap: str, topic: str) -> int:
-    """Milliseconds between the first and the last record of the topic."""
+def rate_when_warm(bootstrap: str, topic: str, cold: float) -> float:
+    """Records a second of a topic that was written in one go, without the first, `cold`, share."""
     consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "bench"})
-    stamps = []
-    for number, (low, high) in enumerate(_ends(bootstrap, topic)):
-        for offset in (low, high - 1) if high > low else ():
-            consumer.assign([TopicPartition(topic, number, offset)])
-            message = consumer.poll(10)
-            if message is None or message.error():
-                raise click.ClickException(f"{topic}:{number}:{offset} could not be read")
-            stamps.append(message.timestamp()[1])
+    ends = {number: end for number, end in enumerate(_ends(bootstrap, topic)) if end[1] > end[0]}
+    last = max(_written_at(consumer, topic, n, high - 1) for n, (_, high) in ends.items())
+    warm = max(
+        _written_at(consumer, topic, n, low + int(cold * (high - low)))
+        for n, (low, high) in ends.items()
+    )
+    since = consumer.offsets_for_times([TopicPartition(topic, n, warm) for n in ends], 10)
     consumer.close()
-    return max(stamps) - min(stamps)
+    written = sum(ends[p.partition][1] - p.offset for p in since if p.offset >= 0)
+    return written / ((last - warm) / 1000)
+
+
+def _written_at(consumer: Consumer, topic: str, partition: int, offset: int) -> int:
+    """The broker's timestamp of a record, ms."""
+    consumer.assign([TopicPartition(topic, partition, offset)])
+    message = consumer.poll(10)
+    if message is None or message.error():
+        raise click.ClickException(f"{topic}:{partition}:{offset} could not be read")
+    return message.timestamp()[1]
 
 
 def _ends(bootstrap: str, topic: str) -> list[tuple[int, int]]:

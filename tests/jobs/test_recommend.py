@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from operators.broker import Broker
-from tests.kafka import ROOT, Record, environment, job, read, run_to_end, send
+from tests.kafka import ROOT, Record, environment, job, read, run_to_end, running, send, wait_for
 from tests.malformed import malformed
 from tests.shopping import decision, expected, shopping, starter
 
@@ -86,6 +86,34 @@ def test_both_profiles_and_any_number_of_slots_give_identical_lists(traffic: Tra
         for profile in RUNS
     )
     assert latency == throughput
+
+
+def test_events_answered_together_get_the_same_lists(
+    broker: Broker, traffic: Traffic, tmp_path: Path
+) -> None:
+    settings = (
+        f"kafka.bootstrap={broker.bootstrap}",
+        "kafka.group=together",
+        "kafka.create_topics=true",
+        "engine.profile=latency",
+        "engine.parallelism=2",
+        "batch_ms=200",  # a job that is not bounded: the backlog comes in a few large batches
+        "events_topic=t-events",
+        "recommendations_topic=t-lists-together",
+        "dead_letters_topic=t-dead-together",
+    )
+    with running(tmp_path, "recommend", *settings):
+        wait_for(
+            lambda: len(read(broker.bootstrap, "t-lists-together")) >= len(traffic.decisions),
+            120,
+            "every list",
+        )
+    made = [decision(r.value or b"") for r in read(broker.bootstrap, "t-lists-together")]
+    assert {d["recommendation_id"]: d for d in made} == traffic.decisions
+    assert len(made) == len(traffic.decisions)
+    rows = [json.loads(r.value or b"") for r in read(broker.bootstrap, "t-lists-together")]
+    instants = {row["generated_at"] for row in rows}
+    assert len(instants) < len(rows) / 5, "they were not answered together"
 
 
 @pytest.mark.parametrize("profile", RUNS)
