@@ -24,10 +24,10 @@ from udfs.events import EVENT_TYPES
 from udfs.flink import recommending
 from udfs.recommend import Rules
 
-# Kafka's consumer and producer in each profile. A fetch for every event costs the broker more
-# than the event: events wait up to 2 ms for one another.
+# Kafka's consumer and producer in each profile. A request for every event or list costs more than
+# the event itself, on both sides: they wait a few milliseconds for one another.
 _CLIENTS = {
-    "latency": ({"fetch.min.bytes": "65536", "fetch.max.wait.ms": "2"}, {"linger.ms": "0"}),
+    "latency": ({"fetch.min.bytes": "65536", "fetch.max.wait.ms": "4"}, {"linger.ms": "2"}),
     "throughput": ({}, {"linger.ms": "20"}),
 }
 
