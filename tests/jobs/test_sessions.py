@@ -140,10 +140,10 @@ def test_an_event_behind_the_watermark_goes_to_late_events(broker: Broker, tmp_p
     hour = 3_600_000
     with running(tmp_path, "sessions", *settings) as process:
         send(broker.bootstrap, "l-events", [event("a", START_MS), event("b", START_MS + hour)])
-        wait_for(lambda: len(read(broker.bootstrap, "l-sessions")) == 1, 90, "the first session")
+        wait_for(lambda: len(read(broker.bootstrap, "l-sessions")) == 1, 120, "the first session")
         late = event("late", START_MS + 60_000)
         send(broker.bootstrap, "l-events", [late, event("c", START_MS + 3 * hour)])
-        wait_for(lambda: len(read(broker.bootstrap, "l-sessions")) == 2, 60, "the second session")
+        wait_for(lambda: len(read(broker.bootstrap, "l-sessions")) == 2, 120, "the second session")
     assert process.returncode == 0
     (found,) = read(broker.bootstrap, "l-late")
     assert (found.key, found.value) == (late.key, late.value)
