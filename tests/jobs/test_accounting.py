@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from operators.accounting import accounted
 from operators.broker import Broker, free_port
-from operators.running import balance, counters
+from operators.running import counters
 from tests.kafka import Record, running, send, wait_for
 from tests.malformed import malformed
 from tests.shopping import outcomes, shopping, starter
@@ -59,7 +60,7 @@ def settled(rest: str, consumed: int) -> dict[str, int]:
 
     def is_settled() -> bool:
         seen.update(counted(rest))
-        return seen.get("consumed") == consumed and balance(seen) == 0
+        return seen.get("consumed") == consumed == accounted(seen)
 
     wait_for(is_settled, 120, f"{consumed} records to be accounted for")
     return seen
