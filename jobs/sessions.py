@@ -1,8 +1,9 @@
 """Closed sessions, by a gap or by an explicit session_end, each with its feature row.
 
-user-events ─ decode ─┬─ on time ─ session window ─ close ─ sessions
-                      ├─ behind the watermark ───────────── late-events
-                      └─ dead letters ───────────────────── dead-letters
+user-events ─ decode ─┬─ on time ─┬─ session window ─────┬─ close ─ sessions
+                      │           └─ up to a session_end ─┘
+                      ├─ behind the watermark ───────────────────── late-events
+                      └─ dead letters ───────────────────────────── dead-letters
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from operators.running import run
 from operators.sql import cloud_event
 from operators.topics import TopicsError, require_topics
 from udfs.flink import closing
+from udfs.sessions import Closing
 
 
 class SessionsSettings(Settings):
@@ -31,6 +33,13 @@ class SessionsSettings(Settings):
     dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
     session_gap_s: int = Field(
         1800, ge=1, le=604_800, description="seconds of silence that end a session"
+    )
+    end_at_once_s: float = Field(
+        3600,
+        ge=0,
+        le=604_800,
+        description="seconds since the user's last silence within which a session_end closes at "
+        "once; later ones close when the silence has come",
     )
     out_of_order_s: float = Field(
         10, ge=0, description="seconds an event may lag behind the newest of its partition"
@@ -50,21 +59,28 @@ def pipeline(
 ) -> StatementSet:
     """Wire the job between the source table `events` and its three sinks."""
     decoded = decoding.decode(env, events, mode_of(settings.engine))
-    closed = windows.closed(env, windows.on_time(env, decoded), settings.session_gap_s)
+    on_time, rule = windows.on_time(env, decoded), closing_rule(settings)
+    silent = windows.closed(env, on_time, rule.gap_ms)
+    ended = windows.ended(env, on_time, rule.lookback_ms)
     statements = env.create_statement_set()
-    statements.add_insert(sessions, close(env, closed, settings))
+    statements.add_insert(sessions, close(env, silent.union_all(ended), rule))
     statements.add_insert(late, windows.late(env, decoded))
     statements.add_insert(dead, decoding.dead_letters(env, decoded))
     return statements
 
 
-def close(env: TableEnvironment, windows: Table, settings: SessionsSettings) -> Table:
+def closing_rule(settings: SessionsSettings) -> Closing:
+    """When sessions close, in event time."""
+    return Closing(settings.session_gap_s * 1000, round(settings.end_at_once_s * 1000))
+
+
+def close(env: TableEnvironment, windows: Table, rule: Closing) -> Table:
     """Cut each window into sessions and write them as Kafka records with CloudEvents headers."""
-    env.create_temporary_function("close_sessions", closing(settings.session_gap_s * 1000))
+    env.create_temporary_function("close_sessions", closing(rule))
     return env.sql_query(f"""
         SELECT ENCODE(`user_id`, 'UTF-8') AS `key`, ENCODE(`message`, 'UTF-8') AS `value`,
                {cloud_event("session", "session_id", "ended")} AS `headers`
-        FROM {windows}, LATERAL TABLE(close_sessions(`user_id`, `events`))
+        FROM {windows}, LATERAL TABLE(close_sessions(`user_id`, `events`, `end`))
             AS `closed`(`session_id`, `ended`, `message`)""")
 
 

@@ -18,7 +18,6 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 
 from operators import tether
 from operators.kraft import (
@@ -30,11 +29,12 @@ from operators.kraft import (
     refuse_taken_port,
     wait_until_it_answers,
 )
+from operators.service import Service
 
 __all__ = ["Broker", "BrokerError", "create_topics", "free_port"]
 
 
-class Broker:
+class Broker(Service):
     """One Kafka broker process; `port=0` takes a free port, no directory a temporary one."""
 
     def __init__(self, port: int = 0, directory: Path | str | None = None) -> None:
@@ -117,21 +117,6 @@ class Broker:
                 pipe.close()
         self._tether = None
         self._pid = None
-
-    def __enter__(self) -> Broker:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def create_topics(

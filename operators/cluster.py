@@ -19,7 +19,6 @@ import urllib.request
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import yaml
@@ -28,6 +27,7 @@ from operators import tether
 from operators.broker import free_port
 from operators.configuration import CONF, flattened
 from operators.java import java_home
+from operators.service import Service
 
 START_SECONDS = 60
 
@@ -36,7 +36,7 @@ class ClusterError(RuntimeError):
     """The cluster did not come up; says which process and shows the end of its log."""
 
 
-class Cluster:
+class Cluster(Service):
     """One JobManager and `taskmanagers` TaskManagers with `slots` slots each."""
 
     def __init__(
@@ -159,21 +159,6 @@ class Cluster:
 
     def _logs(self) -> list[Path]:
         return sorted([*self.directory.glob("*.out"), *self.directory.glob("*/*.log")])
-
-    def __enter__(self) -> Cluster:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _flink_home() -> Path:

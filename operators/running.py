@@ -6,7 +6,6 @@ import json
 import signal
 import threading
 import urllib.request
-from collections.abc import Mapping
 from http.client import HTTPException
 from types import FrameType
 from typing import Any
@@ -14,6 +13,8 @@ from urllib.parse import quote
 
 from pyflink.table import StatementSet, TableEnvironment
 from rich.console import Console
+
+from operators.accounting import COUNTERS
 
 
 def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) -> int:
@@ -64,30 +65,12 @@ def counters(rest: str, job_id: str) -> dict[str, int]:
     sums: dict[str, int] = {}
     for vertex in _get(f"{rest}/jobs/{job_id}")["vertices"]:
         base = f"{rest}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        names = [entry["id"] for entry in _get(base) if entry["id"].rpartition(".")[2] in KNOWN]
+        names = [entry["id"] for entry in _get(base) if entry["id"].rpartition(".")[2] in COUNTERS]
         for name in names:
             for entry in _get(f"{base}?get={quote(name)}&agg=sum"):
                 short = name.rpartition(".")[2]
                 sums[short] = sums.get(short, 0) + round(entry["sum"])
-    return {name: sums[name] for name in KNOWN if name in sums}
-
-
-KNOWN = (
-    "consumed",
-    "answered",
-    "not_triggering",
-    "duplicates",
-    "dead_letters",
-    "sessions",
-    "late",
-)
-"""Names of the counters, in the order in which they are shown."""
-
-
-def balance(counts: Mapping[str, int]) -> int:
-    """What the accounting identity leaves over; 0 once every record has met its outcome."""
-    outcomes = ("answered", "not_triggering", "duplicates", "dead_letters")
-    return counts.get("consumed", 0) - sum(counts.get(name, 0) for name in outcomes)
+    return {name: sums[name] for name in COUNTERS if name in sums}
 
 
 def failure(rest: str, job_id: str) -> tuple[int, str]:

@@ -6,8 +6,10 @@ from pyflink.table import Table, TableEnvironment
 
 from operators.decoding import rejected
 from operators.sql import interval
+from udfs.events import TYPE_CODES
 
 SEPARATOR = "U&'\\001E'"  # as SQL; udfs.flink splits at it
+_IS_END = f"JSON_VALUE(`event`, '$[1]') = '{TYPE_CODES['session_end']}'"
 _LATE = "COALESCE(`rowtime` <= CURRENT_WATERMARK(`rowtime`), FALSE)"
 
 
@@ -59,13 +61,33 @@ def late(env: TableEnvironment, decoded: Table) -> Table:
     )
 
 
-def closed(env: TableEnvironment, events: Table, gap_s: int) -> Table:
-    """The events of a user between two gaps, once the watermark has passed: user_id, events.
+def closed(env: TableEnvironment, events: Table, gap_ms: int) -> Table:
+    """A user's events between two gaps, once the watermark has passed: user_id, events, end.
 
     `events` joins their compact texts by commas; events of one time are in order of arrival.
+    `end` is empty. An event that lies exactly `gap_ms` after another still belongs to it: the
+    window is a millisecond longer, so that the watermark finds such an event late, or it is in.
     """
     return env.sql_query(f"""
-        SELECT `user_id`, LISTAGG(`event`) AS `events`
+        SELECT `user_id`, LISTAGG(`event`) AS `events`, '' AS `end`
         FROM TABLE(SESSION(TABLE {events} PARTITION BY `user_id`,
-            DESCRIPTOR(`rowtime`), {interval(gap_s)}))
+            DESCRIPTOR(`rowtime`), {interval((gap_ms + 1) / 1000)}))
         GROUP BY `user_id`, `window_start`, `window_end`""")
+
+
+def ended(env: TableEnvironment, events: Table, lookback_ms: int) -> Table:
+    """A user's events up to each session_end, once the watermark has passed it.
+
+    As `closed` gives them; `end` is the compact text of the session_end. The second window is
+    there for a session_end that came twice: its rows are the same, and one is enough.
+    """
+    before = env.sql_query(f"""
+        SELECT `user_id`, `event`, `rowtime`, LISTAGG(`event`) OVER (
+            PARTITION BY `user_id` ORDER BY `rowtime`
+            RANGE BETWEEN {interval(lookback_ms / 1000)} PRECEDING AND CURRENT ROW) AS `events`
+        FROM {events}""")
+    ends = env.sql_query(f"SELECT * FROM {before} WHERE {_IS_END}")
+    return env.sql_query(f"""
+        SELECT `user_id`, `events`, `event` AS `end`
+        FROM TABLE(TUMBLE(TABLE {ends}, DESCRIPTOR(`rowtime`), {interval(1)}))
+        GROUP BY `window_start`, `window_end`, `user_id`, `event`, `events`""")

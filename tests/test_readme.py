@@ -204,7 +204,7 @@ def test_the_event_of_the_example_arrives_and_is_valid(broker: Broker, tmp_path:
     topic = f"readme-events-{uuid.uuid4()}"
     broker.create_topics({topic: 1})
     program = program.replace("127.0.0.1:9092", broker.bootstrap).replace("user-events", topic)
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, env=os.environ)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, env=os.environ)
     (record,) = read_topic(broker.bootstrap, topic)
     user, event = decode(record.value, int(time.time() * 1000))
     assert (record.key or b"").decode() == user == "alice"

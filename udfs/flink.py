@@ -23,7 +23,7 @@ from models.recommender import Recommender
 from models.recommender import Settings as Ranking
 from udfs.events import InvalidEventError, decode, to_text
 from udfs.recommend import Answer, Answering, Rules, Tally
-from udfs.sessions import close_sessions
+from udfs.sessions import Closing
 
 Mode = Literal["thread", "process"]
 
@@ -57,9 +57,12 @@ def recommending(mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> An
     return udf(batch, result_type=_strings(*_ANSWERED), func_type="pandas")
 
 
-def closing(gap_ms: int) -> Any:
-    """(user_id STRING, events STRING) → rows of (session_id, ended, message), all STRING."""
-    return udtf(CloseSessions(gap_ms), result_types=[DataTypes.STRING()] * 3)
+def closing(rule: Closing) -> Any:
+    """(user_id, events, end) → rows of (session_id, ended, message), all STRING.
+
+    `end` is the session_end that is to close its session, or empty where the silence closes.
+    """
+    return udtf(CloseSessions(rule), result_types=[DataTypes.STRING()] * 3)
 
 
 class _Decode(ScalarFunction):
@@ -141,14 +144,16 @@ class RecommendBatch(_Recommend, ScalarFunction):
 class CloseSessions(TableFunction):
     """Row by row in both modes: there is one call a closed window, not one an event."""
 
-    def __init__(self, gap_ms: int) -> None:
-        self.gap_ms = gap_ms
+    def __init__(self, rule: Closing) -> None:
+        self.rule = rule
 
     def open(self, function_context: FunctionContext) -> None:
         self.sessions = metric_group(function_context).counter("sessions")
 
-    def eval(self, user_id: str, events: str) -> Iterator[tuple[str, str, str]]:
-        for closed in close_sessions(user_id, events, self.gap_ms):
+    def eval(self, user_id: str, events: str, end: str) -> Iterator[tuple[str, str, str]]:
+        by_end, by_silence = self.rule.by_end, self.rule.by_silence
+        found = by_end(user_id, events, end) if end else by_silence(user_id, events)
+        for closed in found:
             self.sessions.inc()
             yield closed.session_id, closed.event_time, closed.value
 

@@ -15,9 +15,10 @@ from rich.console import Console
 
 from jobs.demo.data import WARM_UP_PREFIX, DemoData
 from jobs.demo.display import Screen, tell
-from jobs.demo.score import OUTCOMES, Score, Shown, misfits, missing_values
+from jobs.demo.score import Score, Shown, misfits, missing_values
 from jobs.demo.services import TOPICS, DemoError, Services
 from jobs.demo.traffic import RankedMessage, Reader, Sender, sizes
+from operators.accounting import OUTCOMES
 from operators.dead_letters import DeadLetter, read
 
 FIRST_LIST_SECONDS = 180.0

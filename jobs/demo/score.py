@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from jobs.demo.stream import LIST_SIZE, Record
-
-OUTCOMES = ("answered", "not_triggering", "duplicates", "dead_letters")
+from operators.accounting import OUTCOMES, accounted
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +83,8 @@ def misfits(
     records user-events, recommendations and dead-letters hold.
     """
     counted = {name: counters.get(name, 0) for name in ("consumed", *OUTCOMES)}
-    outcomes = sum(counted[name] for name in OUTCOMES)
     pairs: list[tuple[str, int, str, int]] = [
-        ("consumed", counted["consumed"], "the sum of the outcomes", outcomes),
+        ("consumed", counted["consumed"], "the sum of the outcomes", accounted(counted)),
         ("consumed", counted["consumed"], "records on user-events", topics["user-events"]),
         ("answered", counted["answered"], "lists on recommendations", topics["recommendations"]),
         ("dead letters", counted["dead_letters"], "on dead-letters", topics["dead-letters"]),

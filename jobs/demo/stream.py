@@ -12,14 +12,12 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import msgspec
 
 from jobs.demo.malformed import malformed
 from jobs.demo.visits import Step, Visit
-
-Outcome = Literal["answered", "not_triggering", "duplicates", "dead_letters"]
+from operators.accounting import OUTCOMES, Outcome
 
 LANES = 60  # baskets that are filled at the same time
 OTTO_LANES = 4
@@ -168,5 +166,4 @@ def with_malformed(records: Sequence[Record], bad: Sequence[bytes | None]) -> li
 def expected(records: Iterable[Record]) -> dict[str, int]:
     """How many records are expected to meet each outcome."""
     counts = Counter(record.outcome for record in records)
-    names: tuple[Outcome, ...] = ("answered", "not_triggering", "duplicates", "dead_letters")
-    return {name: counts[name] for name in names}
+    return {name: counts[name] for name in OUTCOMES}

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from operators.accounting import accounted
 from operators.broker import Broker, free_port
-from operators.running import balance, counters
+from operators.running import counters
 from tests.kafka import Record, running, send, wait_for
 from tests.malformed import malformed
 from tests.shopping import outcomes, shopping, starter
@@ -39,10 +40,9 @@ def test_the_counters_of_a_running_job_balance(
         for stop in (len(sent) // 2, len(sent)):  # the counters go on where they were
             start = 0 if stop < len(sent) else len(sent) // 2
             send(broker.bootstrap, topics["events"], sent[start:stop])
-            wait_for(lambda: settled(rest, stop), 120, f"{stop} records to be accounted for")  # noqa: B023
             due = outcomes(bundle, sent[:stop], int(time.time() * 1000))
             assert min(due.values()) > 0
-            assert counted(rest) == due
+            assert settled(rest, stop) == due
 
 
 def traffic(items: list[str]) -> list[Record]:
@@ -54,9 +54,16 @@ def traffic(items: list[str]) -> list[Record]:
     return records
 
 
-def settled(rest: str, consumed: int) -> bool:
-    counts = counted(rest)
-    return counts.get("consumed") == consumed and balance(counts) == 0
+def settled(rest: str, consumed: int) -> dict[str, int]:
+    """The counters once each of `consumed` records has met its outcome."""
+    seen: dict[str, int] = {}
+
+    def is_settled() -> bool:
+        seen.update(counted(rest))
+        return seen.get("consumed") == consumed == accounted(seen)
+
+    wait_for(is_settled, 120, f"{consumed} records to be accounted for")
+    return seen
 
 
 def counted(rest: str) -> dict[str, int]:

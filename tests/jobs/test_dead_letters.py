@@ -49,7 +49,7 @@ def tool(broker: Broker, topic: str, *words: str) -> subprocess.CompletedProcess
         env={"COLUMNS": "200", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 

@@ -97,7 +97,7 @@ def test_events_answered_together_get_the_same_lists(
         "kafka.create_topics=true",
         "engine.profile=latency",
         "engine.parallelism=2",
-        "batch_ms=200",  # a job that is not bounded: the backlog comes in a few large batches
+        "batch_ms=1000",  # a job that is not bounded: the backlog comes in a few large batches
         "events_topic=t-events",
         "recommendations_topic=t-lists-together",
         "dead_letters_topic=t-dead-together",
@@ -185,7 +185,7 @@ def test_a_job_that_cannot_run_is_refused_before_it_starts(
         env=environment(tmp_path),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
     assert refused.returncode == 1

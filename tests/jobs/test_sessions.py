@@ -22,7 +22,7 @@ from udfs.session_features import (
     session_features,
     split_sessions,
 )
-from udfs.sessions import close_sessions
+from udfs.sessions import Closing
 
 RUNS = {"latency": 1, "throughput": 2}  # profile → slots
 
@@ -81,8 +81,9 @@ def test_nothing_restarted_the_job(traffic: Traffic, profile: str) -> None:
 @pytest.mark.parametrize("profile", RUNS)
 def test_the_job_closes_the_sessions_that_the_rule_closes(traffic: Traffic, profile: str) -> None:
     expected = {}
+    every = Closing(GAP_MS, at_once_ms=-1)  # what is closed at once is the same, only sooner
     for user, events in by_user(traffic.on_time).items():
-        for closed in close_sessions(user, ",".join(map(to_text, events)), GAP_MS):
+        for closed in every.by_silence(user, ",".join(map(to_text, events))):
             expected[closed.session_id] = json.loads(closed.value)
     found = [json.loads(record.value or b"") for record in traffic.sessions[profile]]
     assert len(found) == len(expected)
@@ -121,12 +122,15 @@ def test_what_is_no_event_is_a_dead_letter_of_this_job_too(traffic: Traffic, pro
     assert traffic.late_events[profile] == []
 
 
-def event(name: str, time_ms: int) -> Record:
-    value = {"event_id": name, "event_type": "view", "event_time": time_ms, "user_id": "u"}
-    return Record(json.dumps(value | {"item_id": name}).encode(), b"u", [("n", b"1")])
+def event(name: str, seconds: int, kind: str = "view", user: str = "u") -> Record:
+    value = {"event_id": name, "event_type": kind, "user_id": user, "item_id": name}
+    value |= {"event_time": START_MS + seconds * 1000}
+    return Record(json.dumps(value).encode(), user.encode(), [("n", b"1")])
 
 
-def test_an_event_behind_the_watermark_goes_to_late_events(broker: Broker, tmp_path: Path) -> None:
+def test_a_session_end_closes_at_once_and_what_comes_too_late_goes_to_late_events(
+    broker: Broker, tmp_path: Path
+) -> None:
     topics = ("l-events", "l-sessions", "l-late", "l-dead")
     broker.create_topics(dict.fromkeys(topics, 1))
     settings = [
@@ -137,20 +141,28 @@ def test_an_event_behind_the_watermark_goes_to_late_events(broker: Broker, tmp_p
         "late_events_topic=l-late",
         "dead_letters_topic=l-dead",
     ]
-    hour = 3_600_000
+
+    def sessions() -> list[dict]:
+        return [json.loads(record.value or b"") for record in read(broker.bootstrap, "l-sessions")]
+
     with running(tmp_path, "sessions", *settings) as process:
-        send(broker.bootstrap, "l-events", [event("a", START_MS), event("b", START_MS + hour)])
-        wait_for(lambda: len(read(broker.bootstrap, "l-sessions")) == 1, 90, "the first session")
-        late = event("late", START_MS + 60_000)
-        send(broker.bootstrap, "l-events", [late, event("c", START_MS + 3 * hour)])
-        wait_for(lambda: len(read(broker.bootstrap, "l-sessions")) == 2, 60, "the second session")
+        ended = [event("v", 20, user="v"), event("end", 30, "session_end", "v")]
+        soon = event("soon", 60)  # a minute: long before the gap
+        send(broker.bootstrap, "l-events", [event("a", 0), *ended, ended[1], soon])
+        wait_for(lambda: len(sessions()) == 1, 120, "the session that was ended")
+        late = event("late", 40)
+        send(broker.bootstrap, "l-events", [late, event("b", 4000), event("c", 9000)])
+        wait_for(lambda: len(sessions()) == 3, 120, "the sessions that a gap ended")
     assert process.returncode == 0
     (found,) = read(broker.bootstrap, "l-late")
     assert (found.key, found.value) == (late.key, late.value)
     headers = dict(found.headers)
     assert headers["n"] == b"1"
-    assert headers["__late_event.offset"] == b"2"
+    assert headers["__late_event.offset"] == b"5"
     assert headers["__late_event.reason"] == b"behind the watermark"
-    first, second = (json.loads(r.value or b"") for r in read(broker.bootstrap, "l-sessions"))
-    assert [e["item_id"] for e in first["events"]] == ["a"]
-    assert [e["item_id"] for e in second["events"]] == ["b"]
+    assert [[e["item_id"] for e in session["events"]] for session in sessions()] == [
+        ["v", None],
+        ["a", "soon"],
+        ["b"],
+    ]
+    assert [session["closed_by"] for session in sessions()] == ["event", "gap", "gap"]

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
+from confluent_kafka import Producer
 
 from jobs.settings import SettingsError, load
 from jobs.train import TrainSettings, main, read
-from models import event_range
 from models.bundle import load_bundle
 from models.event_files import from_messages
 from models.recommender import Recommender
+from operators.broker import Broker
 
 START = 1_700_000_000_000
 FAST = (
@@ -165,94 +166,64 @@ def test_nothing_valid_is_refused() -> None:
         from_messages([(b"junk", START)])
 
 
-class FakeMessage:
-    def __init__(self, part: int, offset: int, value: bytes) -> None:
-        self._part, self._offset, self._value = part, offset, value
+@pytest.fixture(scope="module")
+def topic(broker: Broker) -> list[str]:
+    """A topic with all rows, half of them a partition, at the Kafka time of the event.
 
-    def partition(self) -> int:
-        return self._part
-
-    def offset(self) -> int:
-        return self._offset
-
-    def value(self) -> bytes:
-        return self._value
-
-    def timestamp(self) -> tuple[int, int]:
-        return 1, START * 2
-
-    def error(self) -> None:
-        return None
+    They are of one transaction: each partition ends with an offset that has no message.
+    """
+    broker.create_topics({"train-events": 2}, {"retention.ms": "-1"})  # the events are old
+    settings = {"bootstrap.servers": broker.bootstrap, "transactional.id": "train"}
+    producer = Producer(settings)
+    producer.init_transactions()
+    producer.begin_transaction()
+    for number, row in enumerate(rows()):
+        place = {"partition": number // 480, "timestamp": row["when"]}
+        producer.produce("train-events", as_message(row, number), **place)
+    producer.commit_transaction()
+    return [f"source.kafka.bootstrap={broker.bootstrap}", "source.kafka.topic=train-events"]
 
 
-class FakeConsumer:
-    """Two partitions of ten messages each; one of them still grows while it is read."""
-
-    marker_at_end = False  # of a transaction: an offset without a message
-
-    def __init__(self, config: dict[str, Any]) -> None:
-        self._queue: list[FakeMessage] = []
-
-    def list_topics(self, topic: str, timeout: float) -> Any:
-        class Found:
-            error = None
-            partitions = {0: None, 1: None}
-
-        class Metadata:
-            topics = {topic: Found}
-
-        return Metadata
-
-    def get_watermark_offsets(self, part: Any, timeout: float) -> tuple[int, int]:
-        return 0, 10
-
-    def offsets_for_times(self, parts: list[Any], timeout: float) -> list[Any]:
-        parts[0].offset = 5
-        return parts
-
-    def assign(self, parts: list[Any]) -> None:
-        for part in parts:
-            for offset in range(part.offset, 9 if self.marker_at_end else 13):
-                number = part.partition * 100 + offset
-                message = as_message(rows()[number], number)
-                self._queue.append(FakeMessage(part.partition, offset, message))
-
-    def poll(self, timeout: float) -> FakeMessage | None:
-        return self._queue.pop(0) if self._queue else None
-
-    def position(self, parts: list[Any]) -> list[Any]:
-        for part in parts:
-            part.offset = 10 if self.marker_at_end else 9
-        return parts
-
-    def close(self) -> None:
-        pass
+def kafka_range(topic: list[str], *more: str) -> TrainSettings:
+    given = ["source.format=kafka", *topic, *FAST, *more]
+    return load(TrainSettings, "train", overrides=given, environ={})
 
 
 @pytest.mark.parametrize(
     ("start", "end", "count"),
     [
-        ("earliest", "latest", 20),
+        ("earliest", "latest", 960),
         ("3", "7", 8),
-        ("2023-11-14T22:13:20Z", "latest", 10),
-        ("earliest", "2023-11-14T22:13:20Z", 10),
+        ("2023-11-14T23:13:20Z", "latest", 956),  # an hour after START
+        ("earliest", "2023-11-14T23:13:20Z", 4),
     ],
 )
 def test_a_kafka_range_is_bounded_at_both_ends(
-    monkeypatch: pytest.MonkeyPatch, start: str, end: str, count: int
+    topic: list[str], start: str, end: str, count: int
 ) -> None:
-    monkeypatch.setattr("confluent_kafka.Consumer", FakeConsumer)
-    table, invalid = event_range.read_range("broker:9092", "user-events", start, end)
+    bounds = (f"source.kafka.start={start}", f"source.kafka.end={end}")
+    table, invalid = read(kafka_range(topic, *bounds).source)
     assert (len(table), invalid) == (count, 0)
 
 
-def test_a_range_that_ends_with_a_transaction_marker_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeConsumer, "marker_at_end", True)
-    monkeypatch.setattr("confluent_kafka.Consumer", FakeConsumer)
-    table, _ = event_range.read_range("broker:9092", "user-events", "earliest", "latest")
-    assert len(table) == 18
+def test_a_bundle_is_trained_from_a_kafka_range(
+    topic: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(kafka_range(topic, f"output={tmp_path}/{{version}}")) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    bundle = load_bundle(Path(told["path"]))
+    assert sorted(bundle.catalogue.item_ids) == sorted(f"i{number}" for number in range(25))
 
 
-def test_a_time_that_is_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="expected an ISO time"):
-        event_range.to_ms("yesterday")
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("source.kafka.topic=no-such-topic", "no-such-topic"),
+        ("source.kafka.start=yesterday", "expected an ISO time"),
+    ],
+)
+def test_a_range_that_is_none_is_refused(
+    topic: list[str], capsys: pytest.CaptureFixture[str], setting: str, said: str
+) -> None:
+    assert main(kafka_range(topic, setting)) == 1
+    assert said in capsys.readouterr().err.replace("\n", " ")

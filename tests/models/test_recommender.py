@@ -54,7 +54,7 @@ def test_a_session_alone_gets_the_bits_it_gets_in_a_batch_of_1000(
         assert answers(recommender, part(batch, [session])) == [full[session]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.data())
 def test_any_batch_gives_each_session_the_same_bits(
     bundle: Bundle, batch: SessionBatch, full: list[RankedList], data: st.DataObject

@@ -4,7 +4,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from confluent_kafka import Consumer, Producer
 from confluent_kafka.admin import AdminClient
 
 from operators.broker import Broker, BrokerError
+from tests.kafka import wait_for
 
 PARENT = """
 import sys
@@ -55,14 +55,6 @@ def is_alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def wait_until(condition: object, seconds: float = 20) -> None:
-    assert callable(condition)
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.05)
 
 
 def listening_addresses(pid: int) -> set[str]:
@@ -128,9 +120,9 @@ def test_the_broker_and_its_folder_are_gone_when_its_parent_is(signum: signal.Si
         pid, directory = parent.stdout.readline().split()
         assert is_alive(int(pid))
         parent.send_signal(signum)
-        parent.wait(10)
-        wait_until(lambda: not is_alive(int(pid)))
-        wait_until(lambda: not Path(directory).exists())
+        parent.wait(60)
+        wait_for(lambda: not is_alive(int(pid)), 60, "the broker's end")
+        wait_for(lambda: not Path(directory).exists(), 60, "the folder to be removed")
 
 
 def test_the_folder_of_a_closed_broker_is_removed() -> None:

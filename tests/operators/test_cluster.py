@@ -8,7 +8,7 @@ import pytest
 from operators.cluster import Cluster, ClusterError
 from tests.kafka import wait_for
 
-HEARTBEAT = {"heartbeat.interval": "500 ms", "heartbeat.timeout": "4 s"}
+HEARTBEAT = {"heartbeat.interval": "500 ms"}  # two that fail tell the loss, however slow it is
 
 
 def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
@@ -19,8 +19,8 @@ def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
         assert all("TaskManagerRunner" in name for name in names[1:])
         assert cluster.get("/overview")["slots-total"] == 4
         killed = cluster.kill_taskmanager()
-        wait_for(lambda: not psutil.pid_exists(killed), 10, "the end of the process")
-        wait_for(lambda: cluster.get("/overview")["slots-total"] == 2, 30, "the loss to be noticed")
+        wait_for(lambda: not psutil.pid_exists(killed), 60, "the end of the process")
+        wait_for(lambda: cluster.get("/overview")["slots-total"] == 2, 60, "the loss to be noticed")
     assert not any(map(psutil.pid_exists, pids))
     assert not cluster.directory.exists()
 

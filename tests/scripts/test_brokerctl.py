@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import pytest
 from confluent_kafka.admin import AdminClient
 
 from operators.broker import free_port
+from tests.kafka import wait_for
 
 PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "brokerctl.py"
 
@@ -70,8 +70,7 @@ def test_the_broker_outlives_its_starter_and_ends_when_told(service: Service) ->
 def test_a_broker_that_was_killed_is_not_said_to_run(service: Service) -> None:
     _, started = service.ask("start", "--port", str(free_port()))
     os.kill(started["pid"], signal.SIGKILL)
-    while is_alive(started["pid"]):
-        time.sleep(0.01)
+    wait_for(lambda: not is_alive(started["pid"]), 60, "the broker's end")
     assert service.ask("status") == (3, {"running": False})
 
 

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def examined(root: Path, environment: dict[str, str] | None = None) -> tuple[int, dict[str, Any]]:
     command = [root / "scripts" / "doctor", "--json"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     answer = json.loads(done.stdout)
     states = {finding["name"]: finding for finding in answer["findings"]}
     return done.returncode, {"ready": answer["ready"], **states}

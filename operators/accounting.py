@@ -1,0 +1,16 @@
+"""Every record that the recommend job consumes meets exactly one outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, get_args
+
+Outcome = Literal["answered", "not_triggering", "duplicates", "dead_letters"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+COUNTERS = ("consumed", *OUTCOMES, "sessions", "late")
+"""Names of the counters of all jobs, in the order in which they are shown."""
+
+
+def accounted(counts: Mapping[str, int]) -> int:
+    """How many records have met their outcome: all, once it equals `counts["consumed"]`."""
+    return sum(counts.get(name, 0) for name in OUTCOMES)
