@@ -19,6 +19,7 @@ SERVE = [
     "rich",
 ]
 TRAIN = ["torch==2.13.0", "onnx", "onnxscript"]
+OBJECT_STORE = ["obstore"]  # writes to S3 and GCS only what is not there; pyarrow cannot
 GPU = ["onnxruntime-gpu", "faiss-gpu-cu12"]  # instead of their CPU namesakes; not locked
 DEV = [
     *TRAIN,
@@ -39,5 +40,5 @@ setup(
     package_data={"operators": ["jars.txt"], "models": ["starter/**"]},
     include_package_data=False,
     install_requires=SERVE,
-    extras_require={"train": TRAIN, "gpu": GPU, "dev": DEV},
+    extras_require={"train": TRAIN, "objectstore": OBJECT_STORE, "gpu": GPU, "dev": DEV},
 )

@@ -19,6 +19,7 @@ JOBS = {
 """Jobs that are run by their settings alone → settings class, summary."""
 
 TOOLS = {
+    "bundles": "the bundles of a registry, and which acts from when",
     "dead-letters": "list dead letters, group them by reason, send them back",
     "demo": "real shoppers' events through the recommend job, on an embedded broker",
 }

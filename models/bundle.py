@@ -28,9 +28,18 @@ from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.networks import open_network
 from models.onnx_scan import check_onnx
+from models.storage import Folder
 from udfs.session_features import FEATURES, SCHEMA_VERSION
 
-__all__ = ["FORMAT", "Bundle", "BundleError", "assemble", "feature_schema", "load_bundle"]
+__all__ = [
+    "FORMAT",
+    "Bundle",
+    "BundleError",
+    "assemble",
+    "feature_schema",
+    "load_bundle",
+    "try_out",
+]
 
 FORMAT = 1
 TREND = 1.5  # an item is trending if its recent share is this many times its share of all time
@@ -63,17 +72,29 @@ def feature_schema() -> dict[str, Any]:
     }
 
 
-def load_bundle(path: Path | str) -> Bundle:
-    """Read, verify and try out a bundle; raises BundleError with the reason if it is not sound."""
+def load_bundle(place: Folder | Path | str, sha256: str | None = None) -> Bundle:
+    """Read, verify and try out the bundle in a folder: a path, or a URI of any pyarrow.fs.
+
+    `sha256` is what its manifest must hash to, where that is known. Raises BundleError with the
+    reason if the bundle is not sound, UnreachableError if it cannot be read just now.
+    """
+    try:
+        folder = Folder.at(place)
+    except OSError as error:
+        raise BundleError(str(error)) from None
+    manifest, files = read_files(folder, sha256)
+    try:
+        return try_out(manifest, files)
+    except BundleError as error:
+        raise BundleError(f"bundle {folder.name}: {error}") from None
+
+
+def try_out(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
+    """The bundle of verified bytes, if it gives the answers of its golden batch."""
     from models.golden import check_golden  # it needs a Recommender, which needs a Bundle
 
-    path = Path(path)
-    manifest, files = read_files(path)
-    try:
-        bundle = assemble(manifest, files)
-        check_golden(bundle, files["golden.json"])
-    except BundleError as error:
-        raise BundleError(f"bundle {path.name}: {error}") from None
+    bundle = assemble(manifest, files)
+    check_golden(bundle, files["golden.json"])
     return bundle
 
 

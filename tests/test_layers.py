@@ -41,7 +41,12 @@ def test_models_and_rules_import_without_flink() -> None:
 
 
 @pytest.mark.parametrize(
-    "names", ["udfs.flink", "jobs.recommend, jobs.sessions", "jobs.__main__, jobs.dead_letters"]
+    "names",
+    [
+        "udfs.flink",
+        "jobs.recommend, jobs.sessions",
+        "jobs.__main__, jobs.bundles, jobs.dead_letters",
+    ],
 )
 def test_what_serves_imports_without_torch(names: str) -> None:
     done = imports(f"import {names}", without=("torch", "onnx", "onnxscript"))

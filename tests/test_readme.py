@@ -22,12 +22,15 @@ from pydantic import BaseModel
 
 from jobs.__main__ import JOBS, TOOLS
 from jobs.__main__ import jobs as command_line
+from jobs.bundles import BundlesSettings
 from jobs.dead_letters import DeadLettersSettings
 from jobs.recommend import RecommendSettings
 from jobs.sessions import SessionsSettings
 from jobs.settings import described, keys, load
 from jobs.train import TrainSettings, read
+from models.registry import Registry
 from operators.broker import Broker
+from tests.bundles import versioned
 from tests.kafka import Record, environment, send
 from tests.kafka import read as read_topic
 from udfs.events import EVENT_TYPES, TYPE_ALIASES, decode
@@ -40,6 +43,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "recommend": RecommendSettings,
     "sessions": SessionsSettings,
     "train": TrainSettings,
+    "bundles": BundlesSettings,
     "dead-letters": DeadLettersSettings,
 }
 PYTHON = ".venv/bin/python -m jobs"
@@ -76,7 +80,7 @@ RUN_BY = {
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""
 
-LETTERS = f"{PYTHON} dead-letters"
+LETTERS, BUNDLES = f"{PYTHON} dead-letters", f"{PYTHON} bundles"
 RUN_HERE = {
     "./scripts/doctor": ("java", (0, 1)),  # 1: something is missing, for instance a free port
     PYTHON: ("dead-letters", (0, 2)),  # click shows the help and says that a name is missing
@@ -132,7 +136,7 @@ def run(command: str, folder: Path, **variables: str) -> subprocess.CompletedPro
 
 @pytest.mark.parametrize("command", commands())
 def test_somebody_runs_every_command(command: str) -> None:
-    if command in RUN_HERE or command.startswith(LETTERS):
+    if command in RUN_HERE or command.startswith((LETTERS, BUNDLES)):
         return
     assert command in RUN_BY, "nobody runs this command; name the test that does in RUN_BY"
     file, _, text = RUN_BY[command].partition("::")
@@ -197,6 +201,29 @@ def test_the_commands_for_dead_letters_do_as_told(letters: dict[str, str], tmp_p
     assert "sent 1 records back" in resent.stdout, resent.stderr
     (back,) = read_topic(letters["STREAMREC_BOOTSTRAP"], letters["ORIGIN"])
     assert (back.key, back.value, list(back.headers)) == (b"alice", b"{", [("case", b"1")])
+
+
+def test_the_commands_for_bundles_do_as_told(tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    registry.publish(versioned(STARTER, tmp_path, "bundle-before"))
+    registry.promote("bundle-before", 1)
+    trained = versioned(STARTER, tmp_path, "bundle-0123456789")
+    found = [command for command in commands() if command.startswith(BUNDLES)]
+    verbs = ["publish", "promote", "list", "show", "verify", "rollback", "prune"]
+    assert [shlex.split(command)[4] for command in found] == verbs
+    said = {}
+    for command, verb in zip(found, verbs, strict=True):
+        command = command.replace(f"bundles/{trained.name}", str(trained))
+        done = run(command, tmp_path, STREAMREC_REGISTRY=str(registry.root.local))
+        assert done.returncode == 0, done.stderr
+        said[verb] = done.stdout
+    assert "published bundle-0123456789" in said["publish"]
+    assert "bundle-0123456789 acts on events from" in said["promote"]
+    assert "trained on autumn" in said["list"]
+    assert "acts now" in said["list"]
+    assert "bundle-0123456789" in said["show"]
+    assert "bundle-before acts on events from" in said["rollback"]
+    assert "deleted 0 bundles" in said["prune"]
 
 
 def test_the_event_of_the_example_arrives_and_is_valid(broker: Broker, tmp_path: Path) -> None:

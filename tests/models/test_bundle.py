@@ -15,6 +15,7 @@ import pytest
 from models.bundle import BundleError, load_bundle
 from models.bundle_files import FILES, MANIFEST, file_table, manifest_text, read_files, write_files
 from models.recommender import Recommender
+from models.storage import Folder
 from models.synthetic import synthetic_sessions, write_synthetic_bundle
 from udfs.session_features import session_features
 
@@ -218,7 +219,7 @@ def test_a_golden_batch_that_asks_nothing_is_refused(path: Path) -> None:
 
 
 def test_a_bundle_never_overwrites_another(bundle_path: Path, path: Path) -> None:
-    _, files = read_files(bundle_path)
+    _, files = read_files(Folder.at(bundle_path))
     before = (path / MANIFEST).read_bytes()
     write_files(path, files, before, replace=False)  # the same one: nothing to do
     with pytest.raises(BundleError, match="expected no other bundle"):

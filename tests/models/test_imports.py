@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-SERVING = ("bundle", "candidates", "covisits", "golden", "ranking", "recommender", "retrieval")
+SERVING = (
+    "bundle",
+    "candidates",
+    "covisits",
+    "golden",
+    "ranking",
+    "recommender",
+    "registry",
+    "retrieval",
+)
 
 
 @pytest.mark.parametrize("module", [*SERVING, "metrics", "datasets", "sessions"])
