@@ -62,7 +62,7 @@ def job_command(name: str) -> click.Command:
     return click.Command(
         name,
         callback=run,
-        help="\b\n" + (job.__doc__ or ""),
+        help="\b\n" + (job.__doc__ or "").replace("\n\n", "\n\n\b\n"),  # as it is drawn
         epilog="\b\nSettings (key = default):\n" + "\n".join(lines),
         params=[
             click.Option(

@@ -71,17 +71,22 @@ def keys(settings: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield prefix + name
 
 
-def described(settings: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """(key, default, description) of every setting, for `--help` and the documentation."""
+def described(
+    settings: type[BaseModel], prefix: str = "", group: BaseModel | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """(key, default, description) of every setting, for `--help` and the documentation.
+
+    `group` holds the defaults of a group of settings that differ from those of its class.
+    """
     for name, field in settings.model_fields.items():
         kind = field.annotation
+        default = getattr(group, name) if group else field.get_default(call_default_factory=True)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from described(kind, f"{prefix}{name}.")
+            yield from described(kind, f"{prefix}{name}.", default if default else None)
         else:
-            default = (
-                "required" if field.is_required() else field.get_default(call_default_factory=True)
-            )
-            yield prefix + name, _shown(default), field.description or ""
+            required = group is None and field.is_required()
+            shown = "required" if required else _shown(default)
+            yield prefix + name, shown, field.description or ""
 
 
 def _shown(default: Any) -> str:

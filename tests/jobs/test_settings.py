@@ -60,6 +60,7 @@ def test_every_setting_is_explained() -> None:
     assert result.exit_code == 0
     for key in keys(RecommendSettings):
         assert f"{key} = " in result.output
+    assert "kafka.group = streamrec-recommend " in result.output  # the job's, not the class's
 
 
 def test_jobs_are_listed_without_importing_them() -> None:
