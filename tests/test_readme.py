@@ -27,6 +27,7 @@ from jobs.dead_letters import DeadLettersSettings
 from jobs.recommend import RecommendSettings
 from jobs.sessions import SessionsSettings
 from jobs.settings import described, keys, load
+from jobs.simulate.settings import SimulateSettings
 from jobs.train import TrainSettings, read
 from models.registry import Registry
 from operators.broker import Broker
@@ -45,6 +46,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "train": TrainSettings,
     "bundles": BundlesSettings,
     "dead-letters": DeadLettersSettings,
+    "simulate": SimulateSettings,
 }
 PYTHON = ".venv/bin/python -m jobs"
 DEMO = "tests/jobs/test_demo.py::test_the_demo_answers_real_shoppers_accounts_for_every_record_and"
@@ -54,6 +56,7 @@ BROKER = "tests/scripts/test_brokerctl.py::test_the_broker_outlives_its_starter_
 TRAIN = "tests/jobs/test_train.py::test_training_ends_with_a_bundle_that_loads_and_its_metrics"
 # CI sets up `dev`, which holds `train`.
 SETUP = "tests/scripts/test_setup.py::test_a_larger_set_serves_for_a_smaller_one"
+LIVE = "tests/jobs/simulate/test_simulate.py::def loop(broker: Broker"
 CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
 
 RUN_BY = {
@@ -77,6 +80,8 @@ RUN_BY = {
     "--set source.time_unit=s --set source.columns.user=visitor --set source.columns.item=sku "
     "--set source.columns.time=at --set source.columns.title=name "
     "--set source.columns.price=price": TRAIN,
+    f"{PYTHON} simulate --set rate=60 --set think_s=1 --set seconds=60 --json": LIVE,
+    f"{PYTHON} simulate --set seconds=60 --set drift.after_s=30": LIVE,
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""
 
