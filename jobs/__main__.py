@@ -12,6 +12,7 @@ import click
 from jobs.settings import SettingsError, described, load
 
 JOBS = {
+    "feedback": ("FeedbackSettings", "what users did with each list, joined by event time"),
     "recommend": ("RecommendSettings", "answer every triggering event with a ranked list"),
     "sessions": ("SessionsSettings", "closed sessions with their features"),
     "train": ("TrainSettings", "events → encoder, ranker and index, as one bundle"),
