@@ -12,6 +12,7 @@ import click
 from jobs.settings import SettingsError, described, load
 
 JOBS = {
+    "feedback": ("FeedbackSettings", "what users did with each list, joined by event time"),
     "recommend": ("RecommendSettings", "answer every triggering event with a ranked list"),
     "sessions": ("SessionsSettings", "closed sessions with their features"),
     "train": ("TrainSettings", "events → encoder, ranker and index, as one bundle"),
@@ -22,6 +23,7 @@ TOOLS = {
     "bundles": "the bundles of a registry, and which acts from when",
     "dead-letters": "list dead letters, group them by reason, send them back",
     "demo": "real shoppers' events through the recommend job, on an embedded broker",
+    "simulate": "shoppers with hidden tastes, who click on lists with known probability",
 }
 """Tools with options of their own, a click command named like the module; → summary."""
 

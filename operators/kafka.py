@@ -34,6 +34,56 @@ class Kafka(BaseModel):
     bounded: bool = Field(False, description="stop at the offsets that are newest at the start")
 
 
+class Delivery(BaseModel):
+    """How a job's sinks deliver; a mixin of its settings."""
+
+    delivery: Literal["at-least-once", "exactly-once"] = Field(
+        "at-least-once", description="exactly-once: in transactions, for read_committed readers"
+    )
+    transaction_timeout_s: float = Field(
+        900,
+        ge=1,
+        le=2_147_483,
+        description="seconds of outage after which the broker gives up what was not committed",
+    )
+
+
+class DeliveryError(ValueError):
+    """Why the sinks cannot deliver as set; says what to do."""
+
+
+def require_transactions(
+    kafka: Kafka, delivery: Delivery, checkpoint_interval_s: float, timeout_s: float = 10.0
+) -> None:
+    """Raise `DeliveryError` where the broker would refuse the sinks' transactions, if any."""
+    if delivery.delivery == "at-least-once":
+        return
+    told = f"transactions of {delivery.transaction_timeout_s:g} s (transaction_timeout_s)"
+    if delivery.transaction_timeout_s < 2 * checkpoint_interval_s:
+        raise DeliveryError(
+            f"{told} may end before they are committed: a checkpoint comes every "
+            f"{checkpoint_interval_s:g} s. Give them at least twice as long"
+        )
+    from confluent_kafka import KafkaException, Producer
+
+    milliseconds = round(delivery.transaction_timeout_s * 1000)
+    producer = Producer(
+        {
+            "bootstrap.servers": kafka.bootstrap,
+            "transactional.id": f"{kafka.group}-start",
+            "transaction.timeout.ms": milliseconds,
+            "log_level": 0,
+        }
+    )
+    try:
+        producer.init_transactions(timeout_s)
+    except KafkaException as error:
+        raise DeliveryError(
+            f"the broker at {kafka.bootstrap} refuses {told}: {error.args[0].str()}. Set less, or "
+            "raise the broker's transaction.max.timeout.ms"
+        ) from None
+
+
 _START = {
     "earliest": "'scan.startup.mode' = 'earliest-offset'",
     "latest": "'scan.startup.mode' = 'latest-offset'",
@@ -114,11 +164,21 @@ def raw_sink(
     topic: str,
     kafka: Kafka,
     properties: dict[str, str] | None = None,
+    delivery: Delivery | None = None,
 ) -> None:
     """Register topic `topic` as sink `name` with columns key, value BYTES and headers.
 
-    `properties` are settings of the Kafka producer, for instance {"linger.ms": "1"}.
+    `properties` are settings of the Kafka producer, for instance {"linger.ms": "1"}. Without
+    `delivery` it is at-least-once. The names of its transactions begin with the consumer group
+    and `name`: they must be the same after a restart, and of no other sink.
     """
+    options = ""
+    if delivery is not None and delivery.delivery == "exactly-once":
+        milliseconds = round(delivery.transaction_timeout_s * 1000)
+        properties = {"transaction.timeout.ms": str(milliseconds)} | (properties or {})
+        options = f""",
+            'sink.delivery-guarantee' = 'exactly-once',
+            'sink.transactional-id-prefix' = {quoted(f"{kafka.group}-{name}")}"""
     extra = _properties(properties)
     env.execute_sql(f"""
         CREATE TEMPORARY TABLE `{name}` (
@@ -130,7 +190,7 @@ def raw_sink(
             'topic' = {quoted(topic)},
             'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
             'properties.max.request.size' = '{MAX_RECORD_BYTES}',
-            'properties.compression.type' = 'lz4'{extra},
+            'properties.compression.type' = 'lz4'{extra}{options},
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )""")

@@ -20,6 +20,7 @@ from operators.accounting import COUNTERS
 def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) -> int:
     """Start the job, say where it runs, show its counters; return 0 when it ended well.
 
+    The counters are told once more at the end, as they stood a second before or when stopped.
     Ctrl-C and SIGTERM cancel a job that runs inside this process.
     """
     client = statements.execute().get_job_client()
@@ -29,7 +30,9 @@ def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) ->
     job_id = str(client.get_job_id())
     console = Console(stderr=True)
     console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
-    _watch(console, rest, job_id, job, ended, _on_stop_signals())
+    counts = _watch(console, rest, job_id, job, ended, _on_stop_signals())
+    if counts:
+        console.print(f"{job}: {summary(counts)}", highlight=False, soft_wrap=True)
     if not ended.done():
         client.cancel().result()
         return 0
@@ -42,11 +45,12 @@ def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) ->
 
 def _watch(
     console: Console, rest: str, job_id: str, job: str, ended: Any, stopping: threading.Event
-) -> None:
+) -> dict[str, int]:
     """Show the counters and each restart until the job has ended or is to stop."""
-    said = 0
+    said, counts, last = 0, {}, False
     with console.status(f"{job}: starting") as line:
-        while not ended.done() and not stopping.wait(1.0):
+        while not ended.done() and not last:
+            last = stopping.wait(1.0)
             try:
                 status = str(_get(f"{rest}/jobs/{job_id}")["state"])
                 counts = counters(rest, job_id)
@@ -56,8 +60,16 @@ def _watch(
             if at > said:
                 console.print(f"{job}: restarts: {root_cause(why)}", markup=False, highlight=False)
                 said = at
-            shown = "  ".join(f"{name} {count:,}" for name, count in counts.items())
-            line.update(f"{job}: {status.lower()}  {shown}")
+            line.update(f"{job}: {status.lower()}  {summary(counts)}")
+    return counts
+
+
+def summary(counts: Mapping[str, int]) -> str:
+    """The counters on one line; of feedback also which share of exposures found its list."""
+    shown = [f"{name} {count:,}" for name, count in counts.items()]
+    if counts.get("exposures"):
+        shown.append(f"join_ratio {counts.get('joined', 0) / counts['exposures']:.4f}")
+    return "  ".join(shown)
 
 
 def counters(rest: str, job_id: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from udfs.events import TYPE_CODES
 
 SEPARATOR = "U&'\\001E'"  # as SQL; udfs.flink splits at it
 _IS_END = f"JSON_VALUE(`event`, '$[1]') = '{TYPE_CODES['session_end']}'"
-_LATE = "COALESCE(`rowtime` <= CURRENT_WATERMARK(`rowtime`), FALSE)"
+LATE = "COALESCE(`rowtime` <= CURRENT_WATERMARK(`rowtime`), FALSE)"
 
 
 def running(env: TableEnvironment, events: Table, size: int) -> Table:
@@ -47,7 +47,7 @@ def on_time(env: TableEnvironment, decoded: Table) -> Table:
     """The events that are not behind the watermark: user_id, event and rowtime."""
     return env.sql_query(f"""
         SELECT `decoded`.`user_id` AS `user_id`, `decoded`.`event` AS `event`, `rowtime`
-        FROM {decoded} WHERE `decoded`.`reason` IS NULL AND NOT ({_LATE})""")
+        FROM {decoded} WHERE `decoded`.`reason` IS NULL AND NOT ({LATE})""")
 
 
 def late(env: TableEnvironment, decoded: Table) -> Table:
@@ -55,7 +55,7 @@ def late(env: TableEnvironment, decoded: Table) -> Table:
     return rejected(
         env,
         f"""SELECT *, 'behind the watermark' AS `reason`
-            FROM {decoded} WHERE `decoded`.`reason` IS NULL AND {_LATE}""",
+            FROM {decoded} WHERE `decoded`.`reason` IS NULL AND {LATE}""",
         "late",
         "late_event",
     )

@@ -24,9 +24,11 @@ from jobs.__main__ import JOBS, TOOLS
 from jobs.__main__ import jobs as command_line
 from jobs.bundles import BundlesSettings
 from jobs.dead_letters import DeadLettersSettings
+from jobs.feedback import FeedbackSettings
 from jobs.recommend import RecommendSettings
 from jobs.sessions import SessionsSettings
 from jobs.settings import described, keys, load
+from jobs.simulate.settings import SimulateSettings
 from jobs.train import TrainSettings, read
 from models.registry import Registry
 from operators.broker import Broker
@@ -34,6 +36,7 @@ from tests.bundles import versioned
 from tests.kafka import Record, environment, send
 from tests.kafka import read as read_topic
 from udfs.events import EVENT_TYPES, TYPE_ALIASES, decode
+from udfs.feedback import Feedback
 from udfs.recommend import Recommendation, RecommendedItem
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,9 +45,11 @@ STARTER = ROOT / "models" / "starter" / "online-retail"
 SETTINGS: dict[str, type[BaseModel]] = {
     "recommend": RecommendSettings,
     "sessions": SessionsSettings,
+    "feedback": FeedbackSettings,
     "train": TrainSettings,
     "bundles": BundlesSettings,
     "dead-letters": DeadLettersSettings,
+    "simulate": SimulateSettings,
 }
 PYTHON = ".venv/bin/python -m jobs"
 DEMO = "tests/jobs/test_demo.py::test_the_demo_answers_real_shoppers_accounts_for_every_record_and"
@@ -54,6 +59,7 @@ BROKER = "tests/scripts/test_brokerctl.py::test_the_broker_outlives_its_starter_
 TRAIN = "tests/jobs/test_train.py::test_training_ends_with_a_bundle_that_loads_and_its_metrics"
 # CI sets up `dev`, which holds `train`.
 SETUP = "tests/scripts/test_setup.py::test_a_larger_set_serves_for_a_smaller_one"
+LIVE = "tests/jobs/simulate/test_simulate.py::def loop(broker: Broker"
 CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
 
 RUN_BY = {
@@ -73,10 +79,16 @@ RUN_BY = {
     "--set engine.checkpoint_dir=file:///mnt/checkpoints": CLUSTER,
     f"{PYTHON} sessions --set {KAFKA}": "tests/jobs/test_sessions.py::"
     "test_the_job_closes_the_sessions_that_the_rule_closes",
+    f"{PYTHON} feedback": "tests/jobs/test_feedback.py::"
+    "test_each_item_ends_with_the_one_final_record_that_the_contract_says",
+    f"{PYTHON} feedback --set delivery=exactly-once --set horizon_s=3600": "tests/jobs/"
+    "test_feedback.py::test_exactly_once_survives_a_killed_worker",
     f"{PYTHON} train --set source.format=csv --set source.path=clicks.csv "
     "--set source.time_unit=s --set source.columns.user=visitor --set source.columns.item=sku "
     "--set source.columns.time=at --set source.columns.title=name "
     "--set source.columns.price=price": TRAIN,
+    f"{PYTHON} simulate --set rate=60 --set think_s=1 --set seconds=60 --json": LIVE,
+    f"{PYTHON} simulate --set seconds=60 --set drift.after_s=30": LIVE,
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""
 
@@ -249,6 +261,12 @@ def test_the_list_that_is_shown_has_the_fields_of_the_message() -> None:
     of_item = {"position", "score", "item_id"}  # told with `items`
     wanted = {*known, *RecommendedItem.__struct_fields__} - of_item - {"schema_version", "user_id"}
     assert told - {"user_id"} == wanted
+
+
+def test_the_fields_of_feedback_that_are_told_are_those_of_the_message() -> None:
+    told = {name for row in table("field of `feedback`") for name in names(row[0])}
+    keys = {"schema_version", "recommendation_id", "item_id", "user_id"}
+    assert told | keys == set(Feedback.__struct_fields__)
 
 
 def test_every_job_is_in_the_table() -> None:

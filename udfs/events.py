@@ -130,14 +130,16 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=INT64_MAX)]
 Amount = Annotated[float, msgspec.Meta(ge=0)]
 
 
-class _ItemFields(msgspec.Struct, gc=False):
+class ItemFields(msgspec.Struct, gc=False):
+    """The schema of one item of an event."""
+
     item_id: Identifier
     position: Whole | None = None
     price: Amount | None = None
     quantity: Whole | None = None
 
 
-class _EventFields(msgspec.Struct, gc=False):
+class EventFields(msgspec.Struct, gc=False):
     """The schema of `user-events` after aliases were resolved; other fields are let pass."""
 
     event_id: Identifier
@@ -146,7 +148,7 @@ class _EventFields(msgspec.Struct, gc=False):
     user_id: Identifier
     schema_version: Any = None
     session_id: Identifier | None = None
-    items: Annotated[list[_ItemFields], msgspec.Meta(max_length=MAX_ITEMS)] | None = None
+    items: Annotated[list[ItemFields], msgspec.Meta(max_length=MAX_ITEMS)] | None = None
     item_id: Identifier | None = None
     price: Amount | None = None
     quantity: Whole | None = None
@@ -169,21 +171,33 @@ def decode(value: bytes | None, received_ms: int) -> tuple[str, Event]:
 
     `received_ms` is the record's Kafka timestamp in epoch ms: the only clock this rule knows.
     """
-    fields = _validated(_parsed(value))
-    code = _CODE_OF_SPELLING.get(fields.event_type)
-    if code is None:
-        raise InvalidEventError("event_type is not a known one")
-    if fields.event_time < EARLIEST_MS:
-        raise InvalidEventError("event_time is before the year 2000 (expected epoch milliseconds)")
-    if fields.event_time > min(received_ms + MAX_AHEAD_MS, LATEST_MS):
-        raise InvalidEventError("event_time is more than 10 minutes ahead of its Kafka timestamp")
+    code, fields = validate(value, received_ms)
     items = _items(fields) if code in INTERACTION_CODES else []
     return fields.user_id, Event(
         fields.event_id, code, fields.event_time, items, fields.session_id, fields.list_id
     )
 
 
-def _parsed(value: bytes | None) -> dict[str, Any]:
+def validate(value: bytes | None, received_ms: int) -> tuple[int, EventFields]:
+    """The code of the event's type and all of its fields, or `InvalidEventError`; see `decode`."""
+    fields = _validated(parse_object(value))
+    code = _CODE_OF_SPELLING.get(fields.event_type)
+    if code is None:
+        raise InvalidEventError("event_type is not a known one")
+    check_time(fields.event_time, received_ms)
+    return code, fields
+
+
+def check_time(event_time: int, received_ms: int) -> None:
+    """Raise `InvalidEventError` where the time cannot be that of a record received then."""
+    if event_time < EARLIEST_MS:
+        raise InvalidEventError("event_time is before the year 2000 (expected epoch milliseconds)")
+    if event_time > min(received_ms + MAX_AHEAD_MS, LATEST_MS):
+        raise InvalidEventError("event_time is more than 10 minutes ahead of its Kafka timestamp")
+
+
+def parse_object(value: bytes | None) -> dict[str, Any]:
+    """The JSON object of a Kafka record, or `InvalidEventError`."""
     if value is None:
         raise InvalidEventError("value is null")
     if len(value) > MAX_BYTES:
@@ -217,7 +231,7 @@ def _overflows(value: Any) -> bool:
     return False
 
 
-def _validated(parsed: dict[str, Any]) -> _EventFields:
+def _validated(parsed: dict[str, Any]) -> EventFields:
     for name, aliases in FIELD_ALIASES.items():
         if name not in parsed:
             _rename(parsed, name, aliases)
@@ -226,7 +240,7 @@ def _validated(parsed: dict[str, Any]) -> _EventFields:
             if isinstance(item, dict) and "item_id" not in item:
                 _rename(item, "item_id", ITEM_FIELD_ALIASES["item_id"])
     try:
-        return msgspec.convert(parsed, _EventFields)
+        return msgspec.convert(parsed, EventFields)
     except msgspec.ValidationError as error:
         raise InvalidEventError(str(error)) from None
 
@@ -238,7 +252,7 @@ def _rename(fields: dict[str, Any], name: str, aliases: tuple[str, ...]) -> None
             return
 
 
-def _items(fields: _EventFields) -> list[Item]:
+def _items(fields: EventFields) -> list[Item]:
     if fields.items:
         return [Item(item.item_id, item.price) for item in fields.items]
     return [Item(fields.item_id, fields.price)] if fields.item_id is not None else []

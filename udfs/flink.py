@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ from models.bundle import load_bundle
 from models.recommender import Recommender
 from models.recommender import Settings as Ranking
 from udfs.events import InvalidEventError, decode, to_text
+from udfs.feedback import Tally as FeedbackTally
+from udfs.feedback import Told, credit, decode_action, decode_list, finish, revise
 from udfs.recommend import Answer, Answering, Rules, Tally
 from udfs.sessions import Closing
 
@@ -33,14 +35,24 @@ def _strings(*names: str) -> DataTypes:
 
 
 _DECODED = ("user_id", "event", "reason")
+_ACTION = ("user_id", "recommendation_id", "action", "reason")
+_LIST = ("user_id", "recommendation_id", "list", "reason")
 _ANSWERED = ("recommendation_id", "event_time", "value")
 
 
 def decoding(mode: Mode) -> Any:
     """(value BYTES, received BIGINT) → ROW<user_id, event, reason>, all STRING."""
-    if mode == "thread":
-        return udf(DecodeRow(), result_type=_strings(*_DECODED))
-    return udf(DecodeBatch(), result_type=_strings(*_DECODED), func_type="pandas")
+    return _wrapped(mode, DecodeRow, DecodeBatch, _DECODED, _decode_event, _DECODED)
+
+
+def decoding_actions(mode: Mode) -> Any:
+    """(value BYTES, received BIGINT) → ROW<user_id, recommendation_id, action, reason>."""
+    return _wrapped(mode, DecodeRow, DecodeBatch, _ACTION, decode_action, _ACTION)
+
+
+def decoding_lists(mode: Mode) -> Any:
+    """(value BYTES, received BIGINT) → ROW<user_id, recommendation_id, list, reason>."""
+    return _wrapped(mode, DecodeRow, DecodeBatch, _LIST, decode_list, _LIST)
 
 
 def recommending(mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> Any:
@@ -65,20 +77,58 @@ def closing(rule: Closing) -> Any:
     return udtf(CloseSessions(rule), result_types=[DataTypes.STRING()] * 3)
 
 
+def crediting(horizon_ms: int) -> Any:
+    """(lists STRING, action STRING) → rows of (recommendation_id, action), both STRING."""
+    return udtf(Credit(horizon_ms), result_types=[DataTypes.STRING()] * 2)
+
+
+def revising() -> Any:
+    """(list STRING, actions STRING, is_open BOOLEAN) → rows of (identity, time, message)."""
+    return udtf(Revise(), result_types=[DataTypes.STRING()] * 3)
+
+
+def finishing() -> Any:
+    """(list STRING, actions STRING) → rows of (identity, time, message), all STRING."""
+    return udtf(Finish(), result_types=[DataTypes.STRING()] * 3)
+
+
+def counting(counter: str) -> Any:
+    """(text STRING) → one row of the same; how many came through is told by `counter`.
+
+    A table function, for Flink evaluates a scalar one before the filters on its result.
+    """
+    return udtf(Count(counter), result_types=[DataTypes.STRING()])
+
+
+def _wrapped(mode: Mode, row: Any, batch: Any, fields: tuple[str, ...], *arguments: Any) -> Any:
+    if mode == "thread":
+        return udf(row(*arguments), result_type=_strings(*fields))
+    return udf(batch(*arguments), result_type=_strings(*fields), func_type="pandas")
+
+
+def _decode_event(value: bytes | None, received_ms: int) -> tuple[str, str]:
+    user_id, event = decode(value, received_ms)
+    return user_id, to_text(event)
+
+
 class _Decode(ScalarFunction):
+    """Decodes by a rule: (value, received_ms) → the fields but the last, or the reason there."""
+
+    def __init__(self, rule: Callable[..., tuple[Any, ...]], fields: tuple[str, ...]) -> None:
+        self.rule, self.fields = rule, fields
+
     def open(self, function_context: FunctionContext) -> None:
         metrics = metric_group(function_context)
         self.consumed = metrics.counter("consumed")
         self.dead_letters = metrics.counter("dead_letters")
 
-    def decode(self, value: bytes | None, received_ms: int) -> tuple[Any, Any, Any]:
+    def decode(self, value: bytes | None, received_ms: int) -> tuple[Any, ...]:
         self.consumed.inc()
         try:
-            user_id, event = decode(value, received_ms)
-            return user_id, to_text(event), None
+            return *self.rule(value, received_ms), None
         except InvalidEventError as error:
             self.dead_letters.inc()
-            return None, None, str(error)[:500]
+            return *(None,) * (len(self.fields) - 1), str(error)[:500]
 
 
 class DecodeRow(_Decode):
@@ -89,7 +139,7 @@ class DecodeRow(_Decode):
 class DecodeBatch(_Decode):
     def eval(self, values: pd.Series, received_ms: pd.Series) -> pd.DataFrame:
         rows = [self.decode(*pair) for pair in zip(values, received_ms, strict=True)]
-        return pd.DataFrame(rows, columns=list(_DECODED), dtype=object)
+        return pd.DataFrame(rows, columns=list(self.fields), dtype=object)
 
 
 class _Recommend(UserDefinedFunction):
@@ -156,6 +206,54 @@ class CloseSessions(TableFunction):
         for closed in found:
             self.sessions.inc()
             yield closed.session_id, closed.event_time, closed.value
+
+
+class Credit(TableFunction):
+    """Row by row in both modes: only for actions that do not name their list."""
+
+    def __init__(self, horizon_ms: int) -> None:
+        self.horizon_ms = horizon_ms
+
+    def eval(self, lists: str, action: str) -> Iterator[tuple[str, str]]:
+        yield from credit(lists, action, self.horizon_ms)
+
+
+class Revise(TableFunction):
+    def open(self, function_context: FunctionContext) -> None:
+        metrics = metric_group(function_context)
+        self.counters = {name: metrics.counter(name) for name in FeedbackTally.__slots__}
+
+    def eval(self, made: str | None, actions: str, is_open: bool) -> Iterator[tuple[str, str, str]]:
+        told, tally = revise(made, actions, is_open)
+        for name, counter in self.counters.items():
+            counter.inc(getattr(tally, name))
+        yield from map(_told, told)
+
+
+class Finish(TableFunction):
+    def open(self, function_context: FunctionContext) -> None:
+        self.finals = metric_group(function_context).counter("finals")
+
+    def eval(self, made: str, actions: str) -> Iterator[tuple[str, str, str]]:
+        told = finish(made, actions)
+        self.finals.inc(len(told))
+        yield from map(_told, told)
+
+
+class Count(TableFunction):
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def open(self, function_context: FunctionContext) -> None:
+        self.counter = metric_group(function_context).counter(self.name)
+
+    def eval(self, text: str) -> Iterator[str]:
+        self.counter.inc()
+        yield text
+
+
+def _told(told: Told) -> tuple[str, str, str]:
+    return told.identity, told.time, told.value
 
 
 def worker_mode() -> Mode:
