@@ -29,6 +29,12 @@ class BundlesSettings(Settings):
     """Settings of the bundles tool."""
 
     registry: str = Field("registry", description="folder or URI (s3://, gs://, hdfs://)")
+    lead_s: float = Field(
+        5,
+        ge=0,
+        le=86_400,
+        description="seconds until a decision acts: the workers' `poll_s`, and the time to load",
+    )
 
 
 class EventTime(click.ParamType):
@@ -47,16 +53,23 @@ class EventTime(click.ParamType):
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="print JSON")
+active_from_option = click.option(
+    "--active-from",
+    type=EventTime(),
+    help="time of the first event it acts on  [default: lead_s from now]",
+)
 why_option = click.option("--why", default="", metavar="TEXT", help="kept in the history")
 
 
 @click.group(help=__doc__)
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="YAML settings")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="registry")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="registry, lead_s")
 @click.pass_context
 def bundles(context: click.Context, config: Path | None, overrides: tuple[str, ...]) -> None:
     with told():
-        context.obj = Registry(load(BundlesSettings, "bundles", config, overrides).registry)
+        settings = load(BundlesSettings, "bundles", config, overrides)
+        context.obj = Registry(settings.registry)
+        context.meta["lead_ms"] = round(settings.lead_s * 1000)
 
 
 @bundles.command("list")
@@ -140,43 +153,31 @@ def publish(registry: Registry, folder: str, as_json: bool) -> None:
 
 @bundles.command()
 @click.argument("version")
-@click.option(
-    "--active-from",
-    type=EventTime(),
-    default="now",
-    show_default=True,
-    help="time of the first event it acts on",
-)
+@active_from_option
 @why_option
 @as_json
-@click.pass_obj
-def promote(registry: Registry, version: str, active_from: int, why: str, as_json: bool) -> None:
+@click.pass_context
+def promote(
+    context: click.Context, version: str, active_from: int | None, why: str, as_json: bool
+) -> None:
     """Let a published bundle act, after it was verified and tried out."""
     with told():
-        decision = registry.promote(version, active_from, why)
+        decision = context.obj.promote(version, _soon(context, active_from), why)
     answer(decision, as_json, _said(decision))
 
 
 @bundles.command()
 @click.option("--to", metavar="VERSION", help="any that acted; else the one that acted before")
-@click.option(
-    "--active-from",
-    type=EventTime(),
-    help="time of the first event it acts on  [default: now, or when the newest bundle acts]",
-)
+@active_from_option
 @why_option
 @as_json
-@click.pass_obj
+@click.pass_context
 def rollback(
-    registry: Registry, to: str | None, active_from: int | None, why: str, as_json: bool
+    context: click.Context, to: str | None, active_from: int | None, why: str, as_json: bool
 ) -> None:
     """Let an older bundle act again, after it was verified and tried out."""
     with told():
-        history = registry.history()
-        after, newest = len(history.decisions), history.newest
-        if active_from is None:
-            active_from = max(now_ms(), newest.active_from if newest else 0)
-        decision = registry.rollback(active_from, to, why, after)
+        decision = context.obj.rollback(_soon(context, active_from), to, why)
     answer(decision, as_json, _said(decision))
 
 
@@ -193,6 +194,17 @@ def prune(registry: Registry, keep: int, as_json: bool) -> None:
         removed = registry.prune(keep, now_ms())
     lines = "".join(f"\n  {version}" for version in removed)
     answer(removed, as_json, f"deleted {len(removed)} bundles{lines}")
+
+
+def _soon(context: click.Context, active_from: int | None) -> int:
+    """When a decision acts: as asked for, else when all workers can have its bundle ready.
+
+    Where that is before the newest decision acts, it is when that one would.
+    """
+    if active_from is not None:
+        return active_from
+    newest = context.obj.history().newest
+    return max(now_ms() + context.meta["lead_ms"], newest.active_from if newest else 0)
 
 
 def now_ms() -> int:

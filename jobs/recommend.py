@@ -6,14 +6,14 @@ user-events ─ decode ─┬─ running window ─ recommend ─ recommendation
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, field_validator
 from pyflink.table import StatementSet, Table, TableEnvironment
 
 from jobs.settings import Settings, SettingsError
-from models.bundle import BundleError, load_bundle
+from models.bundle import BundleError
+from models.history import RegistryError
 from models.recommender import Settings as Ranking
+from models.serving import Served, Serving
 from operators import decoding, kafka, windows
 from operators.environment import ROOT, Engine, Mode, mode_of, table_environment
 from operators.kafka import Kafka
@@ -42,6 +42,16 @@ class RecommendSettings(Settings):
     dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
     bundle: str = Field(
         "models/starter/online-retail", description="folder of the bundle, as `train` writes it"
+    )
+    registry: str = Field(
+        "", description="folder or URI of a registry, whose bundles answer from when they act"
+    )
+    poll_s: float = Field(2, gt=0, description="seconds between two looks at the registry")
+    budget_ms: float = Field(
+        20, gt=0, description="milliseconds a list may take; a slower bundle is refused"
+    )
+    bundles_kept: int = Field(
+        3, ge=2, description="bundles of the registry that are kept in memory"
     )
     triggers: tuple[str, ...] = Field(
         (
@@ -98,7 +108,7 @@ def recommend(
     """Answer each window, as Kafka records with CloudEvents headers; some windows get no list."""
     rules = Rules(settings.triggers, round(settings.session_gap_s * 1000))
     ranking = Ranking(list_size=settings.list_size, exclude_seen=settings.exclude_seen)
-    function = recommending(mode, bundle_folder(settings), rules, ranking)
+    function = recommending(mode, served(settings), rules, ranking)
     env.create_temporary_function("recommend", function)
     answered = _together(env, window, settings) if mode == "thread" else _in_batches(env, window)
     return env.sql_query(f"""
@@ -130,18 +140,22 @@ def _in_batches(env: TableEnvironment, window: Table) -> Table:
         FROM {answered} WHERE `list`.`value` IS NOT NULL""")
 
 
-def bundle_folder(settings: RecommendSettings) -> Path:
-    """The bundle's folder; a relative one is looked up in the checkout."""
-    return (ROOT / settings.bundle).resolve()
+def served(settings: RecommendSettings) -> Served:
+    """The bundles that answer; relative folders are looked up in the checkout."""
+    registry = settings.registry
+    if registry and "://" not in registry:
+        registry = str((ROOT / registry).resolve())
+    bundle = (ROOT / settings.bundle).resolve()
+    return Served(bundle, registry, settings.poll_s, settings.budget_ms, settings.bundles_kept)
 
 
 def main(settings: RecommendSettings) -> int:
     """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
     topics = (settings.events_topic, settings.recommendations_topic, settings.dead_letters_topic)
     try:
-        load_bundle(bundle_folder(settings))  # every worker does it again; here it can be said
+        Serving(served(settings), Ranking())  # every worker does it again; here it can be said
         require_topics(settings.kafka, topics)
-    except (BundleError, TopicsError) as error:
+    except (BundleError, RegistryError, TopicsError, OSError) as error:
         raise SettingsError(f"recommend was not started: {error}") from None
     env = table_environment(settings.engine, "recommend")
     env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")

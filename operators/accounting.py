@@ -8,7 +8,8 @@ from typing import Literal, get_args
 Outcome = Literal["answered", "not_triggering", "duplicates", "dead_letters"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
 FEEDBACK = ("exposures", "joined", "revisions", "finals", "not_in_list")
-COUNTERS = ("consumed", *OUTCOMES, "sessions", *FEEDBACK, "late")
+_SWAPS = ("bundles_loaded", "bundles_refused", "other_bundle")  # models.serving.COUNTS
+COUNTERS = ("consumed", *OUTCOMES, "sessions", *FEEDBACK, "late", *_SWAPS)
 """Names of the counters of all jobs, in the order in which they are shown."""
 
 

@@ -71,7 +71,8 @@ def _answered(
     bundle: Bundle, records: list[Record], received_ms: int
 ) -> Iterator[tuple[Answer | None, Tally]]:
     """The engine-free function's answer to each record that is an event."""
-    answering = Answering(Recommender(bundle, Settings()), Rules((*INTERACTIONS, "search"), GAP_MS))
+    recommender = Recommender(bundle, Settings())
+    answering = Answering(lambda _: recommender, Rules((*INTERACTIONS, "search"), GAP_MS))
     texts: dict[str, list[str]] = defaultdict(list)
     for record in records:
         try:

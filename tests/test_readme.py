@@ -75,6 +75,7 @@ RUN_BY = {
     f"STREAMREC_KAFKA__BOOTSTRAP=kafka-1:9092 {PYTHON} recommend "
     "--set engine.profile=throughput": RECOMMEND,
     f"{PYTHON} recommend --set bundle=bundles/bundle-0123456789": RECOMMEND,
+    f"{PYTHON} recommend --set registry=registry": "tests/jobs/test_swap.py::registry=",
     f"{PYTHON} recommend --set engine.jobmanager=flink.example:8081 "
     "--set engine.checkpoint_dir=file:///mnt/checkpoints": CLUSTER,
     f"{PYTHON} sessions --set {KAFKA}": "tests/jobs/test_sessions.py::"

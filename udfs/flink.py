@@ -10,7 +10,6 @@ import gc
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import pandas as pd
@@ -18,9 +17,8 @@ from pyflink.common import Row
 from pyflink.table import DataTypes, FunctionContext, ScalarFunction, TableFunction
 from pyflink.table.udf import UserDefinedFunction, udf, udtf
 
-from models.bundle import load_bundle
-from models.recommender import Recommender
 from models.recommender import Settings as Ranking
+from models.serving import COUNTS, Served, Serving
 from udfs.events import InvalidEventError, decode, to_text
 from udfs.feedback import Tally as FeedbackTally
 from udfs.feedback import Told, credit, decode_action, decode_list, finish, revise
@@ -55,7 +53,7 @@ def decoding_lists(mode: Mode) -> Any:
     return _wrapped(mode, DecodeRow, DecodeBatch, _LIST, decode_list, _LIST)
 
 
-def recommending(mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> Any:
+def recommending(mode: Mode, served: Served, rules: Rules, ranking: Ranking) -> Any:
     """Windows → lists: a table function in thread mode, a pandas function in process mode.
 
     thread: (users STRING, windows STRING) → rows of (user_id, recommendation_id, event_time,
@@ -63,9 +61,9 @@ def recommending(mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> An
     process: (user_id STRING, window STRING) → ROW of the last three, or of nulls.
     """
     if mode == "thread":
-        function = RecommendJoined(mode, bundle, rules, ranking)
+        function = RecommendJoined(mode, served, rules, ranking)
         return udtf(function, result_types=[DataTypes.STRING()] * 4)
-    batch = RecommendBatch(mode, bundle, rules, ranking)
+    batch = RecommendBatch(mode, served, rules, ranking)
     return udf(batch, result_type=_strings(*_ANSWERED), func_type="pandas")
 
 
@@ -143,10 +141,10 @@ class DecodeBatch(_Decode):
 
 
 class _Recommend(UserDefinedFunction):
-    """Holds the recommender of one worker; loads and self-tests the bundle when opened."""
+    """Holds the bundles of one worker: loads what acts when opened, then follows the registry."""
 
-    def __init__(self, mode: Mode, bundle: Path, rules: Rules, ranking: Ranking) -> None:
-        self.mode, self.bundle, self.rules, self.ranking = mode, bundle, rules, ranking
+    def __init__(self, mode: Mode, served: Served, rules: Rules, ranking: Ranking) -> None:
+        self.mode, self.served, self.rules, self.ranking = mode, served, rules, ranking
 
     def open(self, function_context: FunctionContext) -> None:
         if worker_mode() != self.mode:
@@ -154,21 +152,32 @@ class _Recommend(UserDefinedFunction):
                 f"expected Python in {self.mode} mode; Flink chose {worker_mode()} mode, "
                 "which happens when one function of the job cannot run in the mode asked for"
             )
-        recommender = Recommender(load_bundle(self.bundle), self.ranking)
-        self.answering = Answering(recommender, self.rules)
+        self.serving = Serving(self.served, self.ranking)
+        self.answering = Answering(self.serving.at, self.rules)
         metrics = metric_group(function_context)
         self.counters = {name: metrics.counter(name) for name in Tally.__slots__}
+        followed = COUNTS if self.served.registry else ()
+        self.swaps = {name: metrics.counter(name) for name in followed}
+        self.told = dict.fromkeys(COUNTS, 0)
         if self.mode == "thread":
             # Decoding shares this interpreter: let it in between two steps of a batch.
             sys.setswitchinterval(0.0005)
         # A full collection over all that was just imported takes 60-100 ms: keep it out of them.
         gc.collect()
         gc.freeze()
+        self.serving.start()
+
+    def close(self) -> None:
+        self.serving.close()
 
     def answer(self, users: Sequence[str], windows: Sequence[str]) -> list[Answer | None]:
         answers, tally = self.answering.answer(users, windows)
         for name, counter in self.counters.items():
             counter.inc(getattr(tally, name))
+        for name, counter in self.swaps.items():  # counted elsewhere: metrics are of this thread
+            total = self.serving.counts[name]
+            counter.inc(total - self.told[name])
+            self.told[name] = total
         return answers
 
 

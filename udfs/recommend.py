@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -34,6 +34,15 @@ class Tally:
     answered: int = 0
     not_triggering: int = 0
     duplicates: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """A window that is answered: its place in the call, its newest event, its session."""
+
+    row: int
+    trigger: Event
+    session: list[Event]
 
 
 class Answer(msgspec.Struct, gc=False):
@@ -74,10 +83,13 @@ _encode = msgspec.json.Encoder().encode
 
 
 class Answering:
-    """Answers windows with a recommender by the given rules; the same in both profiles."""
+    """Answers windows by the given rules; the same in both profiles.
 
-    def __init__(self, recommender: Recommender, rules: Rules) -> None:
-        self.recommender = recommender
+    `recommender_at` gives the recommender for an event of a time, in epoch milliseconds.
+    """
+
+    def __init__(self, recommender_at: Callable[[int], Recommender], rules: Rules) -> None:
+        self.recommender_at = recommender_at
         self.gap_ms = rules.gap_ms
         self.triggers = frozenset(TYPE_CODES[name] for name in rules.triggers)
 
@@ -90,25 +102,38 @@ class Answering:
         """
         started = time.perf_counter_ns()
         tally = Tally()
-        rows, sessions, triggers = [], [], []
+        due: dict[Recommender, list[_Due]] = {}
         for row, text in enumerate(windows):
             window = window_from_text(text)
             if self._is_due(window, tally):
-                rows.append(row)
-                triggers.append(window[-1])
-                sessions.append(current_session(without_repeats(window), self.gap_ms))
+                session = current_session(without_repeats(window), self.gap_ms)
+                chosen = self.recommender_at(window[-1].time)
+                due.setdefault(chosen, []).append(_Due(row, window[-1], session))
         answers: list[Answer | None] = [None] * len(windows)
-        if not rows:
-            return answers, tally
-        batch = SessionBatch.from_events(sessions)
-        features = session_features(batch)
-        features_us = (time.perf_counter_ns() - started) // (1000 * len(rows))
-        lists = self.recommender.recommend(batch, features)
-        took_us = {"features": features_us, **self.recommender.took_us}
-        now = time.time_ns() // 1_000_000  # a stamp on the message; no decision reads it
-        for row, trigger, ranked in zip(rows, triggers, lists, strict=True):
-            answers[row] = self._message(users[row], trigger, ranked, took_us, now)
+        for recommender, together in due.items():  # one, but where a new bundle begins to act
+            self._answer_due(recommender, together, users, started, answers)
+            started = time.perf_counter_ns()
         return answers, tally
+
+    def _answer_due(
+        self,
+        recommender: Recommender,
+        due: list[_Due],
+        users: Sequence[str],
+        started: int,
+        answers: list[Answer | None],
+    ) -> None:
+        batch = SessionBatch.from_events([each.session for each in due])
+        features = session_features(batch)
+        features_us = (time.perf_counter_ns() - started) // (1000 * len(due))
+        lists = recommender.recommend(batch, features)
+        took_us = {"features": features_us, **recommender.took_us}
+        now = time.time_ns() // 1_000_000  # a stamp on the message; no decision reads it
+        version = recommender.bundle_version
+        for each, ranked in zip(due, lists, strict=True):
+            answers[each.row] = _message(
+                users[each.row], each.trigger, ranked, version, took_us, now
+            )
 
     def _is_due(self, window: list[Event], tally: Tally) -> bool:
         trigger = window[-1]
@@ -121,28 +146,33 @@ class Answering:
             return True
         return False
 
-    def _message(
-        self, user_id: str, trigger: Event, ranked: RankedList, took_us: dict[str, int], now: int
-    ) -> Answer:
-        version = self.recommender.bundle_version
-        identity = recommendation_id(user_id, trigger.event_id, version)
-        columns = (ranked.item_ids, range(len(ranked.item_ids)), ranked.scores)
-        told = (ranked.sources, ranked.reasons)
-        message = Recommendation(
-            schema_version=SCHEMA_VERSION,
-            recommendation_id=identity,
-            trigger_event_id=trigger.event_id,
-            user_id=user_id,
-            event_time=trigger.time,
-            generated_at=now,
-            items=list(map(RecommendedItem, *columns, *told)),
-            bundle_version=version,
-            served_by=ranked.served_by,
-            took_us=took_us,
-            session_id=trigger.session_id,
-            list_id=trigger.list_id,
-        )
-        return Answer(identity, rfc3339(trigger.time), _encode(message).decode())
+
+def _message(
+    user_id: str,
+    trigger: Event,
+    ranked: RankedList,
+    version: str,
+    took_us: dict[str, int],
+    now: int,
+) -> Answer:
+    identity = recommendation_id(user_id, trigger.event_id, version)
+    columns = (ranked.item_ids, range(len(ranked.item_ids)), ranked.scores)
+    told = (ranked.sources, ranked.reasons)
+    message = Recommendation(
+        schema_version=SCHEMA_VERSION,
+        recommendation_id=identity,
+        trigger_event_id=trigger.event_id,
+        user_id=user_id,
+        event_time=trigger.time,
+        generated_at=now,
+        items=list(map(RecommendedItem, *columns, *told)),
+        bundle_version=version,
+        served_by=ranked.served_by,
+        took_us=took_us,
+        session_id=trigger.session_id,
+        list_id=trigger.list_id,
+    )
+    return Answer(identity, rfc3339(trigger.time), _encode(message).decode())
 
 
 def recommendation_id(user_id: str, event_id: str, bundle_version: str) -> str:

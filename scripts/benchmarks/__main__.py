@@ -8,6 +8,7 @@ import sys
 import click
 from decoding import decoding
 from latency import latency
+from swap import swap
 from throughput import throughput
 
 
@@ -19,6 +20,7 @@ def bench() -> None:
 bench.add_command(throughput)
 bench.add_command(latency)
 bench.add_command(decoding)
+bench.add_command(swap)
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too

@@ -18,8 +18,8 @@ from typing import Any
 
 import click
 import numpy as np
-from confluent_kafka import Consumer, Producer, TopicPartition
-from traffic import SEED, count, event_json, events, job, machine, process, say, wait_until
+from confluent_kafka import Consumer, TopicPartition
+from traffic import SEED, count, job, machine, process, say, send_on_time, wait_until
 
 from models.bundle import load_bundle
 from models.synthetic import write_synthetic_bundle
@@ -90,7 +90,7 @@ def _warm(broker: Broker, kind: str, items: list[str], rate: int, seconds: int) 
     """Wait for the job's first answer, then drive it at the rate until its code is compiled."""
     say(f"warming {kind}")
     before = count(broker.bootstrap, f"{kind}-out")
-    _send(broker.bootstrap, f"{kind}-in", items, 10, 10, 1)
+    send_on_time(broker.bootstrap, f"{kind}-in", items, 10, 10, 1)
     wait_until(lambda: count(broker.bootstrap, f"{kind}-out") == before + 10, 120, f"{kind}")
     _measure(broker, kind, items, rate, seconds, 2)
 
@@ -112,28 +112,12 @@ def _measure(
     )
     reader.start()
     ready.wait(30)
-    due = _send(broker.bootstrap, f"{kind}-in", items, rate, total, seed)
+    due = send_on_time(broker.bootstrap, f"{kind}-in", items, rate, total, seed)
     seen: dict[int, float] = results.get(timeout=120)
     reader.join()
     if len(seen) != total:
         raise click.ClickException(f"{kind}: expected {total} answers; got {len(seen)}")
     return np.array([(seen[number] - due[number]) * 1000 for number in range(settle, total)])
-
-
-def _send(
-    bootstrap: str, topic: str, items: list[str], rate: int, total: int, seed: int
-) -> list[float]:
-    """Send each event when it is due; returns those times, seconds of the machine's clock."""
-    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": 1})
-    traffic = list(events(total, items, seed))
-    begin = time.time() + 0.2
-    due = [begin + number / rate for number in range(total)]
-    for moment, (event_id, user, item) in zip(due, traffic, strict=True):
-        producer.poll(0)
-        time.sleep(max(moment - time.time(), 0))  # no spinning: the cores are the jobs' too
-        producer.produce(topic, event_json(event_id, user, item, int(moment * 1000)), user.encode())
-    producer.flush()
-    return due
 
 
 def _read(bootstrap: str, topic: str, prefix: str, total: int, ready: Any, results: Any) -> None:

@@ -144,7 +144,8 @@ def _loop(path: Path, windows: tuple[list[str], list[str]]) -> float:
 
 
 def _answer(path, users, texts, barrier, results) -> None:  # type: ignore[no-untyped-def]
-    answering = Answering(Recommender(load_bundle(path), Settings()), Rules(("view_item",), GAP_MS))
+    recommender = Recommender(load_bundle(path), Settings())
+    answering = Answering(lambda _: recommender, Rules(("view_item",), GAP_MS))
     answering.answer(users[:BATCH], texts[:BATCH])
     barrier.wait()
     begin, written = time.perf_counter(), 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import click
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 USERS = 20_000
@@ -46,6 +46,22 @@ def event_json(event_id: str, user: str, item: str, time_ms: int) -> bytes:
         f'{{"event_id":"{event_id}","event_type":"view_item","event_time":{time_ms},'
         f'"user_id":"{user}","items":[{{"item_id":"{item}","price":9.99}}]}}'
     ).encode()
+
+
+def send_on_time(
+    bootstrap: str, topic: str, items: list[str], rate: int, total: int, seed: int
+) -> list[float]:
+    """Send each event when it is due; returns those times, seconds of the machine's clock."""
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 0, "acks": 1})
+    traffic = list(events(total, items, seed))
+    begin = time.time() + 0.2
+    due = [begin + number / rate for number in range(total)]
+    for moment, (event_id, user, item) in zip(due, traffic, strict=True):
+        producer.poll(0)
+        time.sleep(max(moment - time.time(), 0))  # no spinning: the cores are the jobs' too
+        producer.produce(topic, event_json(event_id, user, item, int(moment * 1000)), user.encode())
+    producer.flush()
+    return due
 
 
 @contextmanager

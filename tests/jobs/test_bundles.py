@@ -58,7 +58,9 @@ def refused(done: Result, code: int = 1) -> str:
     return " ".join(done.stderr.split())
 
 
-def test_a_bundle_is_published_promoted_and_taken_back(tool: Tool, folders: list[Path]) -> None:
+def test_a_bundle_is_published_promoted_and_taken_back(
+    tool: Tool, folders: list[Path], tmp_path: Path
+) -> None:
     for number, folder in enumerate(folders[:2], start=1):
         published = said(tool("publish", folder, "--json"))
         assert published["bundle_version"] == f"v{number}"
@@ -73,8 +75,12 @@ def test_a_bundle_is_published_promoted_and_taken_back(tool: Tool, folders: list
     before = time.time() * 1000
     back = said(tool("rollback", "--why", "worse", "--json"))
     assert (back["decided"], back["bundle_version"], back["parent"]) == ("rolled_back", "v1", "v2")
-    assert before <= back["active_from"] <= time.time() * 1000
-    assert "4: v2 acts on events from " in shown(tool("rollback", "--to", "v2"))
+    assert before + 5000 <= back["active_from"] <= time.time() * 1000 + 5000  # lead_s
+    again = said(tool("rollback", "--to", "v2", "--json"))
+    assert again["active_from"] >= back["active_from"]
+    tool("publish", folders[2])
+    assert "5: v3 acts on events from " in shown(tool("--set", "lead_s=60", "promote", "v3"))
+    assert Registry(tmp_path / "registry").bundle_at(round(before) + 50_000).bundle_version == "v2"
 
 
 def test_the_list_shows_decisions_what_acts_and_what_is_not_decided(
@@ -154,7 +160,8 @@ def test_what_is_refused_is_said_in_a_sentence(tool: Tool, folders: list[Path]) 
     tool("promote", "v1", "--active-from", later)
     assert "announced at sequence 1 already" in refused(tool("promote", "v1"))
     tool("publish", folders[1])
-    assert f"expected active_from at or after {later}" in refused(tool("promote", "v2"))
+    early = tool("promote", "v2", "--active-from", "now")
+    assert f"expected active_from at or after {later}" in refused(early)
     for wrong in ("tomorrow", "-5", "1700000000.5", 1_700_000_000_000_000, later + 32 * 86_400_000):
         assert "at most 31 days ahead" in refused(tool("promote", "v2", "--active-from", wrong), 2)
     assert "Missing option '--keep'" in refused(tool("prune"), 2)

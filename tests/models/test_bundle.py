@@ -13,24 +13,17 @@ import onnx
 import pytest
 
 from models.bundle import BundleError, load_bundle
-from models.bundle_files import FILES, MANIFEST, file_table, manifest_text, read_files, write_files
+from models.bundle_files import FILES, MANIFEST, read_files, write_files
 from models.recommender import Recommender
 from models.storage import Folder
 from models.synthetic import synthetic_sessions, write_synthetic_bundle
+from tests.bundles import resigned
 from udfs.session_features import session_features
 
 
 @pytest.fixture
 def path(bundle_path: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bundle_path, tmp_path / "copy"))
-
-
-def resigned(path: Path, **changes: object) -> None:
-    """Write the manifest anew, so that only what is inside the files is wrong."""
-    manifest = json.loads((path / MANIFEST).read_text())
-    files = {name: (path / name).read_bytes() for name in FILES}
-    manifest = {**manifest, "files": file_table(files), **changes}
-    (path / MANIFEST).write_bytes(manifest_text(manifest))
 
 
 def refused(path: Path, reason: str) -> None:

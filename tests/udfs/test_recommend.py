@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import numpy as np
 
-from models.recommender import RankedList
+from models.recommender import RankedList, Recommender
 from udfs.events import INTERACTIONS, TYPE_CODES, Event, Item, to_text
 from udfs.recommend import Answering, Rules, recommendation_id
 from udfs.session_features import SessionBatch
@@ -29,7 +30,8 @@ class LastItemFirst:
 
 
 def answering(*triggers: str) -> Answering:
-    return Answering(LastItemFirst(), Rules(triggers or INTERACTIONS, 1_800_000))
+    recommender = cast(Recommender, LastItemFirst())
+    return Answering(lambda _: recommender, Rules(triggers or INTERACTIONS, 1_800_000))
 
 
 def event(name: str, kind: str, seconds: int, *items: str) -> Event:
@@ -126,3 +128,29 @@ def test_the_id_depends_on_user_trigger_and_bundle_alone() -> None:
     assert len(ids) == 4
     assert recommendation_id("u", "e", "1") in ids
     assert recommendation_id("ab", "c", "1") != recommendation_id("a", "bc", "1")
+
+
+def test_events_around_a_swap_are_answered_by_the_bundles_of_their_times() -> None:
+    old, new = LastItemFirst(), LastItemFirst()
+    new.bundle_version = "test-2"
+    swapped = START + 20_000
+
+    def chosen(event_time_ms: int) -> Recommender:
+        return cast(Recommender, new if event_time_ms >= swapped else old)
+
+    seconds = [10, 30, 19, 20, 5]  # as they arrive
+    windows = [window(event(f"e{n}", "view_item", n, f"i{n}")) for n in seconds]
+    answers, tally = Answering(chosen, Rules(INTERACTIONS, 1_800_000)).answer(["u"] * 5, windows)
+    made = [json.loads(answer.value) for answer in answers if answer is not None]
+    assert [each["bundle_version"] for each in made] == [
+        "test-1",
+        "test-2",
+        "test-1",
+        "test-2",
+        "test-1",
+    ]
+    assert [each["items"][0]["item_id"] for each in made] == [f"i{n}" for n in seconds]
+    for each, second in zip(made, seconds, strict=True):
+        identity = recommendation_id("u", f"e{second}", each["bundle_version"])
+        assert each["recommendation_id"] == identity
+    assert tally.answered == 5
