@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import urllib.request
+from collections.abc import Mapping
 from http.client import HTTPException
 from types import FrameType
 from typing import Any

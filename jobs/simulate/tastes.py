@@ -106,12 +106,11 @@ def bundle_tastes(folder: Path | str, clusters: int, seed: int) -> Tastes:
     """Tastes over the catalogue of a bundle, of the kind its data showed.
 
     An item is followed by its neighbours; clusters are those of the vectors (k-means). Raises
-    BundleError where there is no whole bundle.
+    BundleError where there is no sound bundle.
     """
-    from models.bundle import assemble
-    from models.bundle_files import read_files
+    from models.bundle import load_bundle
 
-    bundle = assemble(*read_files(Path(folder)))
+    bundle = load_bundle(folder)
     catalogue, neighbours = bundle.catalogue, bundle.neighbours
     size = len(catalogue)
     if not 1 <= clusters <= size:
