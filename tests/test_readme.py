@@ -227,7 +227,8 @@ def test_the_commands_for_bundles_do_as_told(tmp_path: Path) -> None:
     said = {}
     for command, verb in zip(found, verbs, strict=True):
         command = command.replace(f"bundles/{trained.name}", str(trained))
-        done = run(command, tmp_path, STREAMREC_REGISTRY=str(registry.root.local))
+        place = str(registry.root.local)
+        done = run(command, tmp_path, STREAMREC_REGISTRY=place, STREAMREC_LEAD_S="0")
         assert done.returncode == 0, done.stderr
         said[verb] = done.stdout
     assert "published bundle-0123456789" in said["publish"]
