@@ -25,9 +25,13 @@ from udfs.flink import recommending
 from udfs.recommend import Rules
 
 # Kafka's consumer and producer in each profile. A request for every event or list costs more than
-# the event itself, on both sides: they wait a few milliseconds for one another.
+# the event itself, on both sides: they wait a few milliseconds for one another. Compressing the few
+# lists that then go together would make garbage of 128 KB for each partition, and pauses with it.
 _CLIENTS = {
-    "latency": ({"fetch.min.bytes": "65536", "fetch.max.wait.ms": "4"}, {"linger.ms": "2"}),
+    "latency": (
+        {"fetch.min.bytes": "65536", "fetch.max.wait.ms": "4"},
+        {"linger.ms": "2", "compression.type": "none"},
+    ),
     "throughput": ({}, {"linger.ms": "20"}),
 }
 

@@ -179,7 +179,7 @@ def raw_sink(
         options = f""",
             'sink.delivery-guarantee' = 'exactly-once',
             'sink.transactional-id-prefix' = {quoted(f"{kafka.group}-{name}")}"""
-    extra = _properties(properties)
+    extra = _properties({"compression.type": "lz4"} | (properties or {}))
     env.execute_sql(f"""
         CREATE TEMPORARY TABLE `{name}` (
             `key` BYTES,
@@ -189,8 +189,7 @@ def raw_sink(
             'connector' = 'kafka',
             'topic' = {quoted(topic)},
             'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
-            'properties.max.request.size' = '{MAX_RECORD_BYTES}',
-            'properties.compression.type' = 'lz4'{extra}{options},
+            'properties.max.request.size' = '{MAX_RECORD_BYTES}'{extra}{options},
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )""")

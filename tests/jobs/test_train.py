@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, Producer, TopicPartition
 
 from jobs.settings import SettingsError, load
 from jobs.train import TrainSettings, main, read
@@ -19,6 +20,7 @@ from models.bundle import load_bundle
 from models.event_files import from_messages
 from models.recommender import Recommender
 from operators.broker import Broker
+from tests.kafka import wait_for
 
 START = 1_700_000_000_000
 FAST = (
@@ -181,7 +183,16 @@ def topic(broker: Broker) -> list[str]:
         place = {"partition": number // 480, "timestamp": row["when"]}
         producer.produce("train-events", as_message(row, number), **place)
     producer.commit_transaction()
+    # The broker marks the partitions as committed a moment later; until then nobody reads them.
+    wait_for(lambda: readable(broker.bootstrap, "train-events") > 960, 60, "the transaction")
     return [f"source.kafka.bootstrap={broker.bootstrap}", "source.kafka.topic=train-events"]
+
+
+def readable(bootstrap: str, topic: str) -> int:
+    """How many offsets of the topic's two partitions are before the end of what is committed."""
+    with closing(Consumer({"bootstrap.servers": bootstrap, "group.id": "count"})) as consumer:
+        ends = [consumer.get_watermark_offsets(TopicPartition(topic, n), 10) for n in range(2)]
+    return sum(high for _, high in ends)
 
 
 def kafka_range(topic: list[str], *more: str) -> TrainSettings:

@@ -15,8 +15,9 @@ from operators.broker import Broker, BrokerError
 from tests.kafka import wait_for
 
 PARENT = """
-import sys
+import signal, sys
 from operators.broker import Broker
+signal.signal(signal.SIGINT, signal.default_int_handler)  # also below a shell that ignores it
 broker = Broker().start()
 print(broker.pid, broker.directory, flush=True)
 sys.stdin.read()
