@@ -14,7 +14,7 @@ from pydantic import Field
 from pyflink.table import StatementSet, Table, TableEnvironment
 
 from jobs.settings import Settings, SettingsError
-from operators import attribution, kafka
+from operators import attribution, decoding, kafka
 from operators.environment import Engine, mode_of, table_environment
 from operators.kafka import Delivery, DeliveryError, Kafka, require_transactions
 from operators.running import run
@@ -60,8 +60,8 @@ def pipeline(
     pairs = attribution.attributed(env, lists, actions, settings.horizon_s, settings.out_of_order_s)
     revised = revise(env, attribution.running(env, pairs))
     finished = finish(env, attribution.closed(env, pairs))
-    no_event = attribution.dead_letters(env, actions, "decode")
-    no_list = attribution.dead_letters(env, lists, "decode_recommendation")
+    no_event = decoding.dead_letters(env, actions)
+    no_list = decoding.dead_letters(env, lists, "decode_recommendation")
     statements = env.create_statement_set()
     statements.add_insert(feedback, revised.union_all(finished))
     statements.add_insert(late, attribution.late(env, actions, pairs))

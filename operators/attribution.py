@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pyflink.table import Table, TableEnvironment
 
-from operators.decoding import rejected
-from operators.kafka import RECEIVED_MS
+from operators.decoding import decode_by, rejected
 from operators.sql import interval
 from operators.windows import LATE
 from udfs.flink import Mode, counting, crediting, decoding_actions, decoding_lists
@@ -28,24 +27,12 @@ REMEMBERED_ACTIONS = 100
 
 def decode_lists(env: TableEnvironment, source: str, mode: Mode) -> Table:
     """Add to each raw recommendation `decoded`: ROW<user_id, recommendation_id, list, reason>."""
-    return _decoded(env, source, "decode_list", decoding_lists(mode))
+    return decode_by(env, source, "decode_list", decoding_lists(mode))
 
 
 def decode_actions(env: TableEnvironment, source: str, mode: Mode) -> Table:
     """Add to each raw event `decoded`: ROW<user_id, recommendation_id, action, reason>."""
-    return _decoded(env, source, "decode_action", decoding_actions(mode))
-
-
-def _decoded(env: TableEnvironment, source: str, name: str, function: object) -> Table:
-    env.create_temporary_function(name, function)
-    return env.sql_query(f"SELECT *, {name}(`value`, {RECEIVED_MS}) AS `decoded` FROM `{source}`")
-
-
-def dead_letters(env: TableEnvironment, decoded: Table, stage: str) -> Table:
-    """What could not be decoded, with original bytes, key and headers; `stage` says where."""
-    return rejected(
-        env, f"SELECT *, `decoded`.`reason` AS `reason` FROM {decoded}", stage, "dead_letter"
-    )
+    return decode_by(env, source, "decode_action", decoding_actions(mode))
 
 
 def attributed(

@@ -13,9 +13,13 @@ def decode(env: TableEnvironment, source: str, mode: Mode) -> Table:
 
     `event` is the compact text of `udfs.events.to_text`; exactly one of event and reason is set.
     """
-    env.create_temporary_function("decode_event", decoding(mode))
-    return env.sql_query(f"""
-        SELECT *, decode_event(`value`, {RECEIVED_MS}) AS `decoded` FROM `{source}`""")
+    return decode_by(env, source, "decode_event", decoding(mode))
+
+
+def decode_by(env: TableEnvironment, source: str, name: str, function: object) -> Table:
+    """Add to each raw record `decoded`: what `function` makes of its value and Kafka time."""
+    env.create_temporary_function(name, function)
+    return env.sql_query(f"SELECT *, {name}(`value`, {RECEIVED_MS}) AS `decoded` FROM `{source}`")
 
 
 def valid(env: TableEnvironment, decoded: Table) -> Table:
@@ -25,10 +29,10 @@ def valid(env: TableEnvironment, decoded: Table) -> Table:
         FROM {decoded} WHERE `decoded`.`reason` IS NULL""")
 
 
-def dead_letters(env: TableEnvironment, decoded: Table) -> Table:
+def dead_letters(env: TableEnvironment, decoded: Table, stage: str = "decode") -> Table:
     """Invalid records with original bytes, key and headers, their origin and reason as headers."""
     return rejected(
-        env, f"SELECT *, `decoded`.`reason` AS `reason` FROM {decoded}", "decode", "dead_letter"
+        env, f"SELECT *, `decoded`.`reason` AS `reason` FROM {decoded}", stage, "dead_letter"
     )
 
 

@@ -165,17 +165,26 @@ def environment(state: Path) -> dict[str, str]:
     return kept | {"XDG_STATE_HOME": str(state)}
 
 
-def run_to_end(state: Path, name: str, *settings: str) -> str:
-    """Run a bounded job; returns what it wrote to the screen, fails with it otherwise."""
-    done = subprocess.run(
-        job(name, "kafka.bounded=true", "kafka.start=earliest", *settings),
+def completed(
+    state: Path, command: list[str], seconds: float = 120, stdin: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of the project to its end, with its state and logs in `state`."""
+    return subprocess.run(
+        command,
+        input=stdin,
         cwd=ROOT,
         env=environment(state),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=seconds,
         check=False,
     )
+
+
+def run_to_end(state: Path, name: str, *settings: str) -> str:
+    """Run a bounded job; returns what it wrote to the screen, fails with it otherwise."""
+    command = job(name, "kafka.bounded=true", "kafka.start=earliest", *settings)
+    done = completed(state, command, 240)
     assert done.returncode == 0, done.stderr[-4000:] + last_words(state)
     return done.stderr
 

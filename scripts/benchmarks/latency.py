@@ -18,8 +18,17 @@ from typing import Any
 
 import click
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
-from traffic import SEED, count, job, machine, process, say, send_on_time, wait_until
+from traffic import (
+    SEED,
+    count,
+    job,
+    machine,
+    process,
+    reader_from_now,
+    say,
+    send_on_time,
+    wait_until,
+)
 
 from models.bundle import load_bundle
 from models.synthetic import write_synthetic_bundle
@@ -122,19 +131,7 @@ def _measure(
 
 def _read(bootstrap: str, topic: str, prefix: str, total: int, ready: Any, results: Any) -> None:
     """Note when the answer to each event is read: event number → seconds."""
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": "bench", "fetch.wait.max.ms": 10}
-    )
-    partitions = [
-        TopicPartition(topic, n) for n in consumer.list_topics(topic).topics[topic].partitions
-    ]
-    consumer.assign(
-        [
-            TopicPartition(topic, p.partition, consumer.get_watermark_offsets(p)[1])
-            for p in partitions
-        ]
-    )
-    consumer.poll(0.5)
+    consumer = reader_from_now(bootstrap, topic)
     ready.set()
     mark = prefix.encode()
     seen: dict[int, float] = {}

@@ -19,8 +19,17 @@ from typing import Any
 
 import click
 import numpy as np
-from confluent_kafka import Consumer, TopicPartition
-from traffic import SEED, count, job, machine, process, say, send_on_time, wait_until
+from traffic import (
+    SEED,
+    count,
+    job,
+    machine,
+    process,
+    reader_from_now,
+    say,
+    send_on_time,
+    wait_until,
+)
 
 from models.bundle import load_bundle
 from models.history import Decision
@@ -119,16 +128,7 @@ def _publish(folder: Path, bundles: list[Path], seconds: int, ready: Any, swaps:
 
 def _read(bootstrap: str, total: int, ready: Any, results: Any) -> None:
     """Note of each list the number of its event, its bundle, and when it was read."""
-    consumer = Consumer(
-        {"bootstrap.servers": bootstrap, "group.id": "bench", "fetch.wait.max.ms": 10}
-    )
-    partitions = [
-        TopicPartition("out", n) for n in consumer.list_topics("out").topics["out"].partitions
-    ]
-    for each in partitions:
-        each.offset = consumer.get_watermark_offsets(each)[1]
-    consumer.assign(partitions)
-    consumer.poll(0.5)
+    consumer = reader_from_now(bootstrap, "out")
     ready.set()
     lists: list[tuple[int, str, float]] = []
     seen, quiet = 0, time.time()

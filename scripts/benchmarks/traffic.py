@@ -64,6 +64,22 @@ def send_on_time(
     return due
 
 
+def reader_from_now(bootstrap: str, topic: str) -> Consumer:
+    """A consumer of what is written to the topic from now on; it is ready when this returns."""
+    consumer = Consumer(
+        {"bootstrap.servers": bootstrap, "group.id": "bench", "fetch.wait.max.ms": 10}
+    )
+    places = [
+        TopicPartition(topic, number)
+        for number in consumer.list_topics(topic, 10).topics[topic].partitions
+    ]
+    for place in places:
+        place.offset = _offsets(consumer, place)[1]
+    consumer.assign(places)
+    consumer.poll(0.5)
+    return consumer
+
+
 @contextmanager
 def process(folder: Path, name: str, *command: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Python command of the project beside the benchmark; SIGTERM at the end."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,16 @@ from pathlib import Path
 import pytest
 
 from operators.broker import Broker
-from tests.kafka import ROOT, Record, environment, job, read, run_to_end, running, send, wait_for
+from tests.kafka import (
+    Record,
+    completed,
+    job,
+    read,
+    run_to_end,
+    running,
+    send,
+    wait_for,
+)
 from tests.malformed import malformed
 from tests.shopping import decision, expected, shopping, starter
 
@@ -179,15 +187,8 @@ def test_lists_are_full_even_for_users_and_items_never_seen(traffic: Traffic) ->
 def test_a_job_that_cannot_run_is_refused_before_it_starts(
     tmp_path: Path, broker: Broker, setting: str, said: str
 ) -> None:
-    refused = subprocess.run(
-        job("recommend", f"kafka.bootstrap={broker.bootstrap}", setting),
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    command = job("recommend", f"kafka.bootstrap={broker.bootstrap}", setting)
+    refused = completed(tmp_path, command)
     assert refused.returncode == 1
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr

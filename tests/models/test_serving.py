@@ -294,44 +294,30 @@ def test_what_was_pruned_is_answered_by_what_acted_before_it(
     assert serving.counts == {"bundles_loaded": 2, "bundles_refused": 1, "other_bundle": 2}
 
 
-@pytest.mark.parametrize("trouble", [UnreachableError("no answer"), OSError("no answer")])
-def test_a_bundle_that_cannot_be_read_just_now_is_tried_again(
+@pytest.mark.parametrize(
+    ("step", "trouble"),
+    [
+        ("load", UnreachableError("no answer")),
+        ("load", OSError("no answer")),
+        ("poll", OSError("no answer")),
+    ],
+)
+def test_what_does_not_answer_just_now_is_told_once_and_tried_again(
     publish: Publish,
     serve: Callable[..., Serving],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
+    step: str,
     trouble: Exception,
 ) -> None:
-    def unreachable(follower: Follower, decision: Decision) -> Bundle:
+    def fail(*_: object) -> None:
         raise trouble
 
     publish("v1")
     serving = serve()
     publish("v2")
     with monkeypatch.context() as patched:
-        patched.setattr(Follower, "load", unreachable)
-        for _ in range(3):
-            serving.refresh()
-        assert versions(serving, 5000) == ["v1"]
-    assert caplog.text.count("no answer") == 1  # said once
-    serving.refresh()
-    assert versions(serving, 5000) == ["v2"]
-
-
-def test_a_registry_that_does_not_answer_is_told_once_and_followed_again(
-    publish: Publish,
-    serve: Callable[..., Serving],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    def broken(follower: Follower) -> list[Decision]:
-        raise OSError("no answer")
-
-    publish("v1")
-    serving = serve()
-    publish("v2")
-    with monkeypatch.context() as patched:
-        patched.setattr(Follower, "poll", broken)
+        patched.setattr(Follower, step, fail)
         for _ in range(3):
             serving.refresh()
         assert versions(serving, 5000) == ["v1"]

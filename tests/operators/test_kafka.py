@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
-from tests.kafka import ROOT, environment
+from tests.kafka import completed
 from tests.malformed import malformed
 from tests.shopping import START_MS, shopping
 from udfs.events import (
@@ -37,16 +36,8 @@ def test_flink_and_the_rule_read_the_same_time_and_nothing_moves_it_far_ahead(
     values = [record.value or b"" for record in shopping(1, 3, 100, ["a"])]
     values += [value or b"" for _, value in malformed() if len(value or b"") < 100_000]
     values += spellings()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.operators.event_times", str(RECEIVED_MS)],
-        input="\n".join(value.hex() for value in values),
-        cwd=ROOT,
-        env=environment(tmp_path),
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
+    command = [sys.executable, "-m", "tests.operators.event_times", str(RECEIVED_MS)]
+    done = completed(tmp_path, command, 240, "\n".join(value.hex() for value in values))
     assert done.returncode == 0, done.stderr[-4000:]
     times = json.loads(done.stdout.splitlines()[-1])
     compared = 0

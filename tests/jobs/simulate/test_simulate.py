@@ -18,7 +18,7 @@ import pytest
 from jobs.settings import SettingsError, load
 from jobs.simulate.settings import SimulateSettings, crowd
 from operators.broker import Broker
-from tests.kafka import ROOT, Record, environment, job, read, running, send, wait_for
+from tests.kafka import ROOT, Record, completed, environment, job, read, running, send, wait_for
 from udfs.events import decode
 
 NOW_MS = 1_750_000_000_000
@@ -30,15 +30,7 @@ def settings(*overrides: str) -> SimulateSettings:
 
 
 def simulate(*overrides: str, folder: Path, options: tuple[str, ...] = ()) -> Any:
-    return subprocess.run(
-        [*job("simulate", *overrides), *options],
-        cwd=ROOT,
-        env=environment(folder),
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    return completed(folder, [*job("simulate", *overrides), *options])
 
 
 def test_the_rate_and_the_thinking_say_how_many_are_there_at_once() -> None:
