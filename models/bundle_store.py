@@ -38,6 +38,9 @@ class Published(msgspec.Struct, frozen=True):
     after: Annotated[int, msgspec.Meta(ge=0)]
 
 
+_decoder = msgspec.json.Decoder(Published)  # once, before threads decode; see models/history.py
+
+
 class Chosen(Protocol):
     """What says which bundle, and of which bytes: a Decision, or Published."""
 
@@ -147,7 +150,7 @@ class BundleStore:
     def _pointer(self, version: str) -> Published | None:
         try:
             data = (self._root / "published" / version).read(_POINTER, _MAX_POINTER)
-            pointer = msgspec.json.decode(data, type=Published)
+            pointer = _decoder.decode(data)
         except FileNotFoundError:
             return None
         except msgspec.DecodeError as error:

@@ -64,6 +64,10 @@ class Decision(msgspec.Struct, frozen=True, kw_only=True):
         return self.decided != "rejected"
 
 
+# msgspec crashes where two threads are the first to decode a type: it is worked out here.
+_decoder = msgspec.json.Decoder(Decision)
+
+
 def is_version(text: str) -> bool:
     """Whether a text may be a bundle's version."""
     return re.fullmatch(_VERSION, text) is not None
@@ -82,7 +86,7 @@ def decoded(data: bytes) -> Decision:
         limit = f"at most {_MAX_DECISION} bytes"
         raise RegistryError(f"expected a decision of {limit}; got {len(data)}")
     try:
-        return msgspec.json.decode(data, type=Decision)
+        return _decoder.decode(data)
     except (msgspec.DecodeError, RecursionError) as error:
         raise RegistryError(f"expected a decision; {error}") from None
 

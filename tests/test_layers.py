@@ -68,3 +68,12 @@ def test_nothing_points_back_up_the_layers(module: str) -> None:
         )
     }
     assert not found & {"jobs", "operators"}
+
+
+@pytest.mark.parametrize("module", modules("jobs", "models", "operators", "udfs"))
+def test_what_is_decoded_is_worked_out_at_import(module: str) -> None:
+    """msgspec crashes the process where two threads are the first to decode a type."""
+    tree = ast.parse((ROOT / f"{module.replace('.', '/')}.py").read_text("utf-8"))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    decodes = [call for call in calls if getattr(call.func, "attr", "") == "decode"]
+    assert not [call for call in decodes if any(word.arg == "type" for word in call.keywords)]
