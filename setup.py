@@ -18,7 +18,7 @@ SERVE = [
     "pyyaml",
     "rich",
 ]
-TRAIN = ["torch==2.13.0", "onnx", "onnxscript"]
+TRAIN = ["torch==2.13.0", "matplotlib", "onnx", "onnxscript"]
 OBJECT_STORE = ["obstore"]  # writes to S3 and GCS only what is not there; pyarrow cannot
 GPU = ["onnxruntime-gpu", "faiss-gpu-cu12"]  # instead of their CPU namesakes; not locked
 DEV = [

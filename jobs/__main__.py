@@ -13,6 +13,7 @@ from jobs.settings import SettingsError, described, load
 
 JOBS = {
     "feedback": ("FeedbackSettings", "what users did with each list, joined by event time"),
+    "finetune": ("FinetuneJobSettings", "what came since → a better bundle, judged and promoted"),
     "recommend": ("RecommendSettings", "answer every triggering event with a ranked list"),
     "sessions": ("SessionsSettings", "closed sessions with their features"),
     "train": ("TrainSettings", "events → encoder, ranker and index, as one bundle"),
@@ -50,11 +51,13 @@ def _module(name: str) -> Any:
 
 
 def job_command(name: str) -> click.Command:
-    """The command of a job: its settings are its options."""
+    """The command of a job: its settings are its options, some (its OPTIONS) by their own name."""
     job = _module(name)
     settings_class: Any = getattr(job, JOBS[name][0])
+    options: dict[str, str] = getattr(job, "OPTIONS", {})
 
-    def run(config: Path | None, overrides: tuple[str, ...]) -> None:
+    def run(config: Path | None, overrides: tuple[str, ...], **given: str | None) -> None:
+        overrides += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
         try:
             sys.exit(job.main(load(settings_class, name, config, overrides)))
         except SettingsError as error:
@@ -78,6 +81,10 @@ def job_command(name: str) -> click.Command:
                 multiple=True,
                 metavar="KEY=VALUE",
                 help="override one setting; may be repeated",
+            ),
+            *(
+                click.Option([f"--{key}"], metavar="VALUE", help=text)
+                for key, text in options.items()
             ),
         ],
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,6 +119,76 @@ def catalogue_of(
         ((log.times.max() - last[known]) / _DAY_MS).astype(np.float32),
     )
     return catalogue, index
+
+
+def updated_catalogue(
+    before: Catalogue,
+    until_ms: int,
+    log: SessionLog,
+    seen: Mapping[str, int],
+    min_count: int,
+    max_items: int,
+    half_life_days: float,
+) -> tuple[Catalogue, np.ndarray]:
+    """`before`, as it was at `until_ms`, after the sessions of `log`; and what `catalogue_of` maps.
+
+    A new item must occur `min_count` times in the log and in `seen`, which counts what is known
+    of items that are not in the catalogue yet.
+    """
+    fresh, code = catalogue_of(log, 1, len(log.facts.ids), half_life_days)
+    places = {item: place for place, item in enumerate(before.item_ids)}
+    place = np.array([places.setdefault(item, len(places)) for item in fresh.item_ids], np.int64)
+    ids, old, size = list(places), len(before), len(places)
+    both = np.concatenate([np.arange(old), place])
+    now = max(until_ms, int(log.times.max()))
+    age = np.array([now - until_ms, now - int(log.times.max())]).repeat([old, len(fresh)]) / _DAY_MS
+
+    popularity = np.bincount(both, np.append(before.popularity, fresh.popularity))
+    popularity[old:] += [seen.get(item, 0) for item in ids[old:]]
+    recent = np.append(before.recent, fresh.recent) * 0.5 ** (age / half_life_days)
+    unseen = np.full(size, np.inf)
+    np.minimum.at(unseen, both, np.append(before.days_unseen, fresh.days_unseen) + age)
+    prices = np.append(before.prices, np.zeros(size - old))
+    prices[place] = np.where(fresh.prices > 0, fresh.prices, prices[place])
+    titles = before.titles + [None] * (size - old)
+    for at, title in zip(place.tolist(), fresh.titles, strict=True):
+        titles[at] = title or titles[at]
+
+    known = np.flatnonzero((np.arange(size) < old) | (popularity >= min_count))
+    known = known[np.argsort(-popularity[known], kind="stable")][:max_items]
+    index = np.full(size, -1, np.int32)
+    index[known] = np.arange(len(known))
+    catalogue = Catalogue(
+        [ids[at] for at in known.tolist()],
+        [titles[at] for at in known.tolist()],
+        _categories(before, fresh, place)[known],
+        prices[known].astype(np.float32),
+        popularity[known].astype(np.float32),
+        np.bincount(both, recent)[known].astype(np.float32),
+        unseen[known].astype(np.float32),
+    )
+    return catalogue, np.where(code >= 0, index[place[code]], -1).astype(np.int32)
+
+
+def _categories(before: Catalogue, fresh: Catalogue, place: np.ndarray) -> np.ndarray:
+    """Categories of both catalogues in the codes of `before`; `place` is where fresh items are.
+
+    Codes have no names: a category of `fresh` is the one of `before` that most of its items had.
+    """
+    codes = before.categories.max(initial=-1) + 1
+    out = np.full(max(len(before), place.max() + 1), -1, np.int32)
+    out[: len(before)] = before.categories
+    had, told = out[place], fresh.categories >= 0
+    meaning = np.arange(fresh.categories.max() + 1) + codes
+    shared = np.flatnonzero((had >= 0) & told)
+    pairs, count = np.unique(
+        np.stack([fresh.categories[shared], had[shared]]), axis=1, return_counts=True
+    )
+    order = np.argsort(count, kind="stable")
+    meaning[pairs[0, order]] = pairs[1, order]  # the most frequent is written last
+    missing = np.flatnonzero((had < 0) & told)
+    out[place[missing]] = meaning[fresh.categories[missing]]
+    return out
 
 
 def _median_prices(log: SessionLog, codes: int) -> np.ndarray:

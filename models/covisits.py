@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,6 +28,7 @@ class Neighbours:
 
     items: np.ndarray  # int32 [V, K]
     weights: np.ndarray  # float32 [V, K, 3], exact in float16, see KINDS
+    visits: np.ndarray | None = None  # float32 [V], rows by age; None where a fit told none
 
 
 class NeighbourSettings(BaseModel):
@@ -46,27 +47,65 @@ class NeighbourSettings(BaseModel):
     )
 
 
+@dataclass(frozen=True)
+class Counted:
+    """What an earlier fit counted, in today's item indices."""
+
+    keys: np.ndarray  # int64 [P], sorted: left × items + right
+    sums: np.ndarray  # float64 [P, 2], (together, next)
+    visits: np.ndarray  # float64 [V]
+    until_ms: int  # the time at which ages were taken
+
+
 def fit_neighbours(
     items: np.ndarray,
     session: np.ndarray,
     times: np.ndarray,
     titles: list[str | None],
     settings: NeighbourSettings,
+    before: Counted | None = None,
 ) -> Neighbours:
     """Count what occurs together in the rows of sessions: items, session, times are [N].
 
-    Rows must be in session order; `items` are indices below len(titles).
+    Rows must be in session order; `items` are indices below len(titles). What was counted
+    `before` is added, faded by its age.
     """
     size = len(titles)
-    age = (times.max() - times) / _DAY_MS if len(times) else times
-    weight = 0.5 ** (age / settings.half_life_days)
+    now = times.max(initial=before.until_ms if before else 0)
+    weight = 0.5 ** ((now - times) / _DAY_MS / settings.half_life_days)
     total = np.bincount(items, weights=weight, minlength=size)
     keys, sums = _pair_sums(items, session, weight, size, settings.reach)
+    if before is not None:
+        faded = 0.5 ** ((now - before.until_ms) / _DAY_MS / settings.half_life_days)
+        total = total + faded * before.visits
+        keys, sums = _merged(
+            np.concatenate([before.keys, keys]), np.concatenate([faded * before.sums, sums])
+        )
     left, right = keys // size, keys % size
     together = sums[:, 0] / np.sqrt(total[left] * total[right] + 10.0)
     following = sums[:, 1] / (total[left] + 5.0)
     similar = _similar_titles(titles, settings.similar)
-    return _top(size, left, right, np.stack([together, following], axis=1), similar, settings)
+    found = _top(size, left, right, np.stack([together, following], axis=1), similar, settings)
+    return replace(found, visits=total.astype(np.float32))
+
+
+def counted(
+    table: Neighbours, visits: np.ndarray, until_ms: int, index: np.ndarray, size: int
+) -> Counted:
+    """The counts behind a table of neighbours that were fitted at `until_ms`: of those it kept.
+
+    `visits` [V] are those of the fit; `index` [V] maps its items to today's, -1 if they are gone.
+    """
+    row, place = np.nonzero(table.weights[:, :, :2].any(axis=2))
+    other = table.items[row, place]
+    weights = table.weights[row, place, :2].astype(np.float64)
+    scale = np.stack([np.sqrt(visits[row] * visits[other] + 10.0), visits[row] + 5.0], axis=1)
+    left, right = index[row], index[other]
+    kept = np.flatnonzero((left >= 0) & (right >= 0))
+    keys, sums = _merged((left * size + right)[kept], (weights * scale)[kept])
+    total = np.zeros(size)
+    total[index[index >= 0]] = visits[index >= 0]
+    return Counted(keys, sums, total, until_ms)
 
 
 def _pair_sums(

@@ -63,3 +63,14 @@ class CandidateRanker(nn.Module):
         session = self.of_session.weight * self.session_scale
         away = candidate @ self.candidate_mean + session @ self.session_mean
         return candidate, session, self.of_candidate.bias - away
+
+    def take(self, candidate: Tensor, session: Tensor, bias: Tensor) -> None:
+        """Take weights for raw features, as `folded` gives them, into its own standardisation."""
+        with torch.no_grad():
+            for layer, raw, scale in (
+                (self.of_candidate, candidate, self.candidate_scale),
+                (self.of_session, session, self.session_scale),
+            ):
+                layer.weight.copy_(torch.where(scale > 0, raw / scale, 0.0))
+            away = candidate @ self.candidate_mean + session @ self.session_mean
+            self.of_candidate.bias.copy_(bias + away)

@@ -15,7 +15,7 @@ from models.candidates import known_items, recent_items
 from models.kernels import answerable
 from models.metrics import ranks_from_lists, ranks_from_scores, summary
 from models.networks import encode
-from models.recommender import Recommender, Settings
+from models.recommender import RankedList, Recommender, Settings
 from models.sessions import SessionLog
 from models.training import Progress
 from udfs.session_features import SessionBatch, session_features
@@ -38,8 +38,8 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Metrics of the served lists (`blend`; `served`: seen items left out) and of their parts."""
     results = {
-        "blend": _of_lists(bundle, log, targets, Settings(exclude_seen=False), progress),
-        "served": _of_lists(bundle, log, targets, Settings(exclude_seen=True), progress),
+        "blend": list_metrics(bundle, log, targets, Settings(exclude_seen=False), progress),
+        "served": list_metrics(bundle, log, targets, Settings(exclude_seen=True), progress),
     }
     scorers: dict[str, Scorer] = {
         "encoder": lambda batch: encoder_scores(bundle, batch),
@@ -52,7 +52,7 @@ def evaluate(
         bundle,
         log,
         targets,
-        lambda batch: _without_seen(bundle, batch, popularity_scores(bundle, batch)),
+        lambda batch: without_seen(bundle, batch, popularity_scores(bundle, batch)),
         progress,
         "popularity without seen",
     )
@@ -93,7 +93,8 @@ def popularity_scores(bundle: Bundle, batch: SessionBatch) -> np.ndarray:
     return np.broadcast_to(bundle.catalogue.popularity, (len(batch), len(bundle.catalogue)))
 
 
-def _without_seen(bundle: Bundle, batch: SessionBatch, scores: np.ndarray) -> np.ndarray:
+def without_seen(bundle: Bundle, batch: SessionBatch, scores: np.ndarray) -> np.ndarray:
+    """A copy of scores [B, V] with NaN for the items of each session."""
     codes = known_items(batch, {item: i for i, item in enumerate(bundle.catalogue.item_ids)})
     session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
     scores = scores.copy()
@@ -117,24 +118,45 @@ def _chunks(log: SessionLog, targets: np.ndarray) -> Iterator[tuple[np.ndarray, 
         yield part, log.prefixes(part)
 
 
-def _of_lists(
+def answered(
+    bundle: Bundle, log: SessionLog, targets: np.ndarray, settings: Settings, progress: Progress
+) -> Iterator[tuple[list[str], list[RankedList]]]:
+    """In chunks: the items that came next and the lists that would have been served before."""
+    recommender = Recommender(bundle, settings)
+    for number, (part, batch) in enumerate(_chunks(log, targets)):
+        ids = [log.facts.ids[code] for code in log.items[part].tolist()]
+        yield ids, recommender.recommend(batch, session_features(batch))
+        progress("evaluating the lists", min((number + 1) * _CHUNK, len(targets)), len(targets))
+
+
+def list_metrics(
+    bundle: Bundle, log: SessionLog, targets: np.ndarray, settings: Settings, progress: Progress
+) -> dict[str, float]:
+    """Metrics of the lists a bundle would have served."""
+    ranks: list[np.ndarray] = []
+    recommended: set[str] = set()
+    for ids, answers in answered(bundle, log, targets, settings, progress):
+        lists, scores = [a.item_ids for a in answers], [a.scores for a in answers]
+        recommended.update(item for items in lists for item in items)
+        ranks.append(ranks_from_lists(lists, scores, ids))
+    return summary(_joined(ranks), len(recommended), len(bundle.catalogue))
+
+
+def scored(
     bundle: Bundle,
     log: SessionLog,
     targets: np.ndarray,
-    settings: Settings,
+    scorer: Scorer,
     progress: Progress,
-) -> dict[str, float]:
-    recommender = Recommender(bundle, settings)
-    ranks, recommended = [], set()
+    name: str,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """In chunks: scores of the whole catalogue [B, V] and the ranks of what came next [B]."""
+    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
+    code = np.array([index.get(item, -1) for item in log.facts.ids], np.int64)
     for number, (part, batch) in enumerate(_chunks(log, targets)):
-        answers = recommender.recommend(batch, session_features(batch))
-        for answer in answers:
-            recommended.update(answer.item_ids)
-        ids = [log.facts.ids[code] for code in log.items[part].tolist()]
-        lists, scores = [a.item_ids for a in answers], [a.scores for a in answers]
-        ranks.append(ranks_from_lists(lists, scores, ids))
-        progress("evaluating the lists", min((number + 1) * _CHUNK, len(targets)), len(targets))
-    return summary(_joined(ranks), len(recommended), len(bundle.catalogue))
+        scores = scorer(batch)
+        yield scores, ranks_from_scores(scores, code[log.items[part]])
+        progress(f"evaluating {name}", min((number + 1) * _CHUNK, len(targets)), len(targets))
 
 
 def _of_scores(
@@ -145,15 +167,11 @@ def _of_scores(
     progress: Progress,
     name: str,
 ) -> dict[str, float]:
-    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
-    code = np.array([index.get(item, -1) for item in log.facts.ids], np.int64)
-    ranks, recommended = [], np.zeros(len(index), bool)
-    for number, (part, batch) in enumerate(_chunks(log, targets)):
-        scores = scorer(batch)
-        ranks.append(ranks_from_scores(scores, code[log.items[part]]))
+    ranks, recommended = [], np.zeros(len(bundle.catalogue), bool)
+    for scores, found in scored(bundle, log, targets, scorer, progress, name):
+        ranks.append(found)
         recommended[_first_twenty(scores)] = True
-        progress(f"evaluating {name}", min((number + 1) * _CHUNK, len(targets)), len(targets))
-    return summary(_joined(ranks), int(recommended.sum()), len(index))
+    return summary(_joined(ranks), int(recommended.sum()), len(bundle.catalogue))
 
 
 def _first_twenty(scores: np.ndarray) -> np.ndarray:

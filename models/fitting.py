@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from models.bundle import FORMAT, Bundle, assemble, feature_schema
 from models.candidates import Blend, known_items, session_context
 from models.catalogue import Catalogue, catalogue_of
-from models.covisits import Neighbours, NeighbourSettings, fit_neighbours
+from models.covisits import Counted, Neighbours, NeighbourSettings, fit_neighbours
 from models.encoders import CandidateRanker, SessionEncoder
 from models.evaluation import sampled_targets
 from models.export import export_encoder, export_ranker
@@ -80,8 +80,8 @@ class Fitted:
 def fit(slices: Slices, settings: FitSettings, progress: Progress) -> tuple[Fitted, Bundle]:
     """Fit on train and valid; returns the files and the bundle they make up."""
     first, _, epochs = _fit_parts(slices.train, slices.valid, None, settings, progress)
-    untrained = export_ranker(_blank_ranker(settings))
-    base = _manifest(settings)
+    untrained = export_ranker(blank_ranker(settings))
+    base = base_manifest(settings)
     trial = assemble(base, {**first, "ranker.onnx": untrained})
     ranker = fit_ranker(
         ranking_task(trial, slices.valid, settings, progress),
@@ -115,7 +115,7 @@ def _fit_parts(
     progress("neighbours", 0, 1)
     neighbours = neighbours_of(log, catalogue, code, settings.neighbours)
     progress("neighbours", 1, 1)
-    rows = _known_rows(log, code)
+    rows = known_rows(log, code)
     fixed = (
         settings.encoder
         if epochs is None
@@ -123,13 +123,25 @@ def _fit_parts(
     )
     encoder, epochs = fit_encoder(
         rows,
-        None if valid is None else _known_rows(valid, code),
+        None if valid is None else known_rows(valid, code),
         len(catalogue),
         settings.blend.recent,
         fixed,
         settings.seed,
         progress,
     )
+    files, index = part_files(catalogue, neighbours, encoder, rows, settings)
+    return files, index, epochs
+
+
+def part_files(
+    catalogue: Catalogue,
+    neighbours: Neighbours,
+    encoder: SessionEncoder,
+    rows: ItemRows,
+    settings: FitSettings,
+) -> tuple[dict[str, bytes], str]:
+    """Files of everything but the ranker, and why this index; it is tried on sessions of `rows`."""
     files = catalogue_files(catalogue, neighbours)
     vectors = _vectors(encoder)
     files["encoder.onnx"] = export_encoder(encoder, settings.blend.recent)
@@ -137,11 +149,15 @@ def _fit_parts(
     queries = _queries(files["encoder.onnx"], vectors, rows, settings)
     index, why = build_index(vectors, queries, min(settings.blend.neural, len(vectors)))
     files["index.faiss"] = faiss.serialize_index(index).tobytes()
-    return files, why, epochs
+    return files, why
 
 
 def neighbours_of(
-    log: SessionLog, catalogue: Catalogue, code: np.ndarray, settings: NeighbourSettings
+    log: SessionLog,
+    catalogue: Catalogue,
+    code: np.ndarray,
+    settings: NeighbourSettings,
+    before: Counted | None = None,
 ) -> Neighbours:
     """Neighbours of the catalogue's items; `code` maps the log's items to them."""
     items = code[log.items]
@@ -152,6 +168,7 @@ def neighbours_of(
         log.times[known],
         catalogue.titles,
         settings,
+        before,
     )
 
 
@@ -195,7 +212,8 @@ def _places(rows: np.ndarray, items: np.ndarray, wanted: np.ndarray) -> np.ndarr
     return places
 
 
-def _known_rows(log: SessionLog, code: np.ndarray) -> ItemRows:
+def known_rows(log: SessionLog, code: np.ndarray) -> ItemRows:
+    """The rows of a log whose items `code` maps to the catalogue."""
     items = code[log.items]
     known = items >= 0
     return ItemRows(items[known].astype(np.int64), log.session_of_row()[known])
@@ -218,12 +236,14 @@ def _queries(
     return encode(open_network(encoder), vectors[windows], np.full(len(ends), length))
 
 
-def _blank_ranker(settings: FitSettings) -> CandidateRanker:
+def blank_ranker(settings: FitSettings) -> CandidateRanker:
+    """An untrained ranker: what a trial bundle needs to retrieve candidates."""
     schema = feature_schema()
     return CandidateRanker(len(schema["candidate"]), len(FEATURES), settings.ranker.hidden)
 
 
-def _manifest(settings: FitSettings) -> dict[str, Any]:
+def base_manifest(settings: FitSettings) -> dict[str, Any]:
+    """What the manifest of every fit with these settings says."""
     return {
         "format": FORMAT,
         "features": feature_schema(),
@@ -233,8 +253,12 @@ def _manifest(settings: FitSettings) -> dict[str, Any]:
 
 
 def catalogue_files(catalogue: Catalogue, neighbours: Neighbours) -> dict[str, bytes]:
+    """Files of the items and their neighbours; with `visits`, which a fine-tune counts on from."""
+    table = catalogue.to_table()
+    if neighbours.visits is not None:
+        table = table.append_column("visits", pa.array(neighbours.visits, pa.float32()))
     return {
-        "items.arrow": _arrow(catalogue.to_table()),
+        "items.arrow": _arrow(table),
         "neighbour_items.npy": npy(neighbours.items),
         "neighbour_weights.npy": npy(neighbours.weights.astype(np.float16)),
     }

@@ -26,6 +26,18 @@ def sampled_softmax(
     return (torch.logaddexp(torch.logsumexp(wrong, dim=1), right) - right).mean()
 
 
+def distillation(
+    states: Tensor, vectors: Tensor, taught: Tensor, teacher: Tensor, log_q: Tensor
+) -> Tensor:
+    """Cross-entropy against another model's softmax over the same K items (Hinton et al. 2015).
+
+    states [N, D] and vectors [K, D] are ours, taught [N, D] and teacher [K, D] the other's;
+    log_q [K] is the log of how likely each item is drawn, for which both are corrected.
+    """
+    wanted = (taught @ teacher.T - log_q).softmax(dim=1)
+    return F.cross_entropy(states @ vectors.T - log_q, wanted)
+
+
 def listwise_softmax(scores: Tensor, rows: Tensor, targets: Tensor, size: int) -> Tensor:
     """ListNet's top-one loss over ragged lists: scores [M], rows [M] → list, targets [size].
 

@@ -35,9 +35,14 @@ def hit_rate(ranks: np.ndarray, cutoff: int = 20) -> float:
     return float(np.mean(ranks <= cutoff)) if len(ranks) else 0.0
 
 
+def reciprocals(ranks: np.ndarray, cutoff: int = 20) -> np.ndarray:
+    """1 / rank of each target, 0 beyond `cutoff`: float64 [N]."""
+    return np.where(ranks <= cutoff, 1.0 / ranks, 0.0)
+
+
 def reciprocal_rank(ranks: np.ndarray, cutoff: int = 20) -> float:
     """Mean of 1 / rank, 0 beyond `cutoff`."""
-    return float(np.mean(np.where(ranks <= cutoff, 1.0 / ranks, 0.0))) if len(ranks) else 0.0
+    return float(np.mean(reciprocals(ranks, cutoff))) if len(ranks) else 0.0
 
 
 def discounted_gain(ranks: np.ndarray, cutoff: int = 20) -> float:

@@ -32,6 +32,14 @@ CODE = (
 )
 """The modules whose behaviour decides what is in a bundle."""
 
+FINETUNE_CODE = (
+    *CODE,
+    "models/adaptation.py",
+    "models/finetuning.py",
+    "models/warm_start.py",
+)
+"""The same of a bundle that was fine-tuned."""
+
 
 def data_hash(*logs: SessionLog) -> str:
     """SHA-256 of the sessions a fit reads, with the facts about their items."""
@@ -49,10 +57,10 @@ def settings_hash(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def code_hash() -> str:
-    """SHA-256 of what CODE does: comments, docstrings and layout do not count."""
+def code_hash(modules: tuple[str, ...] = CODE) -> str:
+    """SHA-256 of what the modules do: comments, docstrings and layout do not count."""
     digest = hashlib.sha256()
-    for name in CODE:
+    for name in modules:
         tree = ast.parse((_ROOT / name).read_text("utf-8"))
         digest.update(repr(_shape(tree)).encode())
     return digest.hexdigest()

@@ -14,7 +14,8 @@ from models.bundle_files import file_table, manifest_text, write_files
 from models.evaluation import evaluate, sampled_targets
 from models.fitting import Fitted, Slices, golden_batch
 from models.golden import golden_answers
-from models.provenance import code_hash, data_hash, settings_hash
+from models.provenance import CODE, FINETUNE_CODE, code_hash, data_hash, settings_hash
+from models.sessions import SessionLog
 from models.training import Progress
 
 _LIBRARIES = ("faiss-cpu", "numpy", "onnx", "onnxruntime", "pyarrow", "torch")
@@ -36,8 +37,13 @@ def finished(
     slices: Slices,
     measured: Mapping[str, Any],
     settings: dict[str, Any],
+    replay: SessionLog | None = None,
 ) -> tuple[dict[str, bytes], dict[str, Any]]:
-    """All files of the bundle and its manifest; the version is a hash of both, no clock."""
+    """All files of the bundle and its manifest; the version is a hash of both, no clock.
+
+    `replay` are the older sessions that a fine-tune read as well.
+    """
+    replayed = [] if replay is None else [replay]
     files = {
         **fitted.files,
         "golden.json": golden_answers(bundle, golden_batch(bundle, slices.valid)),
@@ -56,14 +62,15 @@ def finished(
             "sessions": len(slices.train) + len(slices.valid),
             "events": len(slices.train.items) + len(slices.valid.items),
             "test_prefixes": measured["test_prefixes"],
+            "replayed": sum(map(len, replayed)),
         },
         "metrics": dict(measured["metrics"]),
         "settings": settings,
         "seed": settings["fit"]["seed"],
         "made_from": {
-            "data": data_hash(slices.train, slices.valid),
+            "data": data_hash(slices.train, slices.valid, *replayed),
             "settings": settings_hash(settings),
-            "code": code_hash(),
+            "code": code_hash(FINETUNE_CODE if "parent" in fitted.manifest else CODE),
         },
     }
     digest = hashlib.sha256(manifest_text(manifest)).hexdigest()

@@ -87,6 +87,11 @@ class SessionLog:
             prices=np.concatenate([self.prices, later.prices]),
         )
 
+    def occurrences(self) -> dict[str, int]:
+        """How often each item occurs."""
+        counts = np.bincount(self.items, minlength=len(self.facts.ids))
+        return dict(zip(self.facts.ids, counts.tolist(), strict=True))
+
     def target_rows(self) -> np.ndarray:
         """Every row that has an earlier row in its session: int64, in order."""
         starts = np.zeros(len(self.items), bool)

@@ -6,6 +6,7 @@ import copy
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +18,11 @@ from models.losses import full_softmax, listwise_softmax, sampled_softmax
 
 Progress = Callable[[str, int, int], None]
 """Called with (what is being done, steps done, steps in all)."""
+
+Record = Callable[[str, int, float], None]
+"""Called with (curve, step, value)."""
+
+_Batch = TypeVar("_Batch")
 
 
 class EncoderSettings(BaseModel):
@@ -64,6 +70,10 @@ def make_deterministic(seed: int, threads: int) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def unrecorded(curve: str, step: int, value: float) -> None:
+    """A `Record` that keeps nothing."""
+
+
 def fit_encoder(
     rows: ItemRows,
     valid: ItemRows | None,
@@ -81,34 +91,103 @@ def fit_encoder(
     device = make_deterministic(seed, torch.get_num_threads())
     rng = np.random.default_rng(seed)
     encoder = SessionEncoder(size, settings.dimension, settings.dropout).to(device)
+    negatives = Negatives.by_counts(rows.items, size, settings.negatives)
+
+    def loss(batch: np.ndarray) -> torch.Tensor:
+        found, targets = states(encoder, batch)
+        found = encoder.dropout(found)
+        return negatives.loss(found, encoder.vectors.weight, targets, negatives.drawn(rng))
+
+    def epoch() -> list[np.ndarray]:
+        return list(batches(rows, length, settings.batch, rng))
+
+    return trained(encoder, epoch, loss, valid, length, settings, progress)
+
+
+def trained(
+    encoder: SessionEncoder,
+    epoch: Callable[[], list[_Batch]],
+    loss: Callable[[_Batch], torch.Tensor],
+    valid: ItemRows | None,
+    length: int,
+    settings: EncoderSettings,
+    progress: Progress,
+    record: Record = unrecorded,
+    warm: bool = False,
+) -> tuple[SessionEncoder, int]:
+    """The state of the encoder with the best validation loss, and the epochs it took.
+
+    `epoch` makes the batches of an epoch, `loss` is that of one. With `warm`, the encoder as it
+    comes is the best so far.
+    """
     optimiser = torch.optim.Adam(encoder.parameters(), settings.learning_rate)
-    counts = np.bincount(rows.items, minlength=size) + 1.0
-    draw = counts**0.5 / (counts**0.5).sum()
     best, best_epoch, best_state = np.inf, 0, copy.deepcopy(encoder.state_dict())
-    for epoch in range(1, settings.epochs + 1):
+    if warm and valid is not None:
+        best = validation_loss(encoder, valid, length, settings.batch)
+        record("encoder/validation_loss", 0, best)
+    for number in range(1, settings.epochs + 1):
         encoder.train()
-        what = f"encoder, epoch {epoch}"
-        batches = list(_batches(rows, length, settings.batch, rng))
-        for step, batch in enumerate(batches):
-            loss = _loss(encoder, batch, settings.negatives, draw, rng, device)
+        todo = epoch()
+        for step, batch in enumerate(todo):
+            value = loss(batch)
             optimiser.zero_grad()
-            loss.backward()
+            value.backward()
             optimiser.step()
-            progress(what, step + 1, len(batches))
+            progress(f"encoder, epoch {number}", step + 1, len(todo))
+            record("encoder/loss", (number - 1) * len(todo) + step, value.item())
         if valid is None:
-            best_epoch, best_state = epoch, encoder.state_dict()
+            best_epoch, best_state = number, encoder.state_dict()
             continue
-        loss_now = _validation_loss(encoder, valid, length, settings.batch, device)
+        loss_now = validation_loss(encoder, valid, length, settings.batch)
+        record("encoder/validation_loss", number, loss_now)
         if loss_now < best:
-            best, best_epoch = loss_now, epoch
+            best, best_epoch = loss_now, number
             best_state = copy.deepcopy(encoder.state_dict())
-        elif epoch - best_epoch > settings.patience:
+        elif number - best_epoch > settings.patience:
             break
     encoder.load_state_dict(best_state)
     return encoder.eval(), best_epoch
 
 
-def _batches(
+@dataclass(frozen=True, slots=True)
+class Negatives:
+    """The items a batch is compared with: drawn by the square root of how often they occur."""
+
+    count: int  # 0: the whole catalogue
+    chance: np.ndarray  # float64 [V]
+
+    @classmethod
+    def by_counts(cls, items: np.ndarray, size: int, count: int) -> Negatives:
+        """For a catalogue of `size` items that occur as often as they are in `items` [N]."""
+        root = (np.bincount(items, minlength=size) + 1.0) ** 0.5
+        return cls(count if count < size else 0, root / root.sum())
+
+    def drawn(self, rng: np.random.Generator) -> torch.Tensor | None:
+        """Items for one batch, int64 [count]; None for the whole catalogue."""
+        if not self.count:
+            return None
+        return torch.as_tensor(rng.choice(len(self.chance), self.count, p=self.chance))
+
+    def log_q(self, device: torch.device) -> torch.Tensor:
+        """The log of how likely each item is drawn, float32 [V]; 0 where all of them are."""
+        log_q = np.log(self.chance) if self.count else np.zeros(len(self.chance))
+        return torch.as_tensor(log_q, dtype=torch.float32, device=device)
+
+    def loss(
+        self,
+        states: torch.Tensor,
+        vectors: torch.Tensor,
+        targets: torch.Tensor,
+        drawn: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Cross-entropy of the targets [N] among the drawn items: states [N, D], vectors [V, D]."""
+        if drawn is None:
+            return full_softmax(states, vectors, targets)
+        device = states.device
+        return sampled_softmax(states, vectors, targets, drawn.to(device), self.log_q(device))
+
+
+def batches(
     rows: ItemRows, length: int, batch_size: int, rng: np.random.Generator | None
 ) -> Iterator[np.ndarray]:
     """Chunks of sessions as int64 [B, length + 1], -1 behind the end; shuffled with `rng`."""
@@ -138,44 +217,25 @@ def _batches(
             yield np.where(inside, rows.items[np.minimum(place, len(rows.items) - 1)], -1)
 
 
-def _loss(
-    encoder: SessionEncoder,
-    batch: np.ndarray,
-    negatives: int,
-    draw: np.ndarray,
-    rng: np.random.Generator,
-    device: torch.device,
-) -> torch.Tensor:
-    states, targets = _states(encoder, batch, device)
-    states = encoder.dropout(states)
-    vectors = encoder.vectors.weight
-    if not 0 < negatives < len(vectors):
-        return full_softmax(states, vectors, targets)
-    drawn = rng.choice(len(draw), negatives, replace=True, p=draw)
-    log_q = torch.as_tensor(np.log(draw), dtype=torch.float32, device=device)
-    return sampled_softmax(states, vectors, targets, torch.as_tensor(drawn, device=device), log_q)
-
-
-def _states(
-    encoder: SessionEncoder, batch: np.ndarray, device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def states(encoder: SessionEncoder, batch: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """States and the items that followed, of all real places: [N, D] and [N]."""
+    device = encoder.vectors.weight.device
     following = batch[:, 1:]
     real = torch.as_tensor(following >= 0, device=device)
     items = torch.as_tensor(np.maximum(batch[:, :-1], 0), device=device)
     return encoder(items)[real], torch.as_tensor(following, device=device)[real]
 
 
-def _validation_loss(
-    encoder: SessionEncoder, valid: ItemRows, length: int, batch_size: int, device: torch.device
+def validation_loss(
+    encoder: SessionEncoder, valid: ItemRows, length: int, batch_size: int
 ) -> float:
     """Mean cross-entropy over the whole catalogue of at most 20,000 targets."""
     encoder.eval()
     total, count = 0.0, 0
     with torch.no_grad():
-        for batch in _batches(valid, length, batch_size, None):
-            states, targets = _states(encoder, batch, device)
-            loss = full_softmax(states, encoder.vectors.weight, targets)
+        for batch in batches(valid, length, batch_size, None):
+            found, targets = states(encoder, batch)
+            loss = full_softmax(found, encoder.vectors.weight, targets)
             total, count = total + float(loss) * len(targets), count + len(targets)
             if count >= 20_000:
                 break
@@ -191,16 +251,46 @@ class RankingTask:
     targets: list[np.ndarray]  # int64 [B] for each chunk: candidate index, -1 if not among them
 
 
+@dataclass(frozen=True, slots=True)
+class RankerWeights:
+    """Of a ranker of H units for raw features, as it is served."""
+
+    candidate: torch.Tensor  # [H, F]
+    session: torch.Tensor  # [H, S]
+    bias: torch.Tensor  # [H]
+    out: torch.Tensor  # [1, H]
+    out_bias: torch.Tensor  # [1]
+
+    def put_into(self, ranker: CandidateRanker) -> None:
+        """Let a ranker that was standardised give the same scores."""
+        ranker.take(self.candidate, self.session, self.bias)
+        ranker.out.load_state_dict({"weight": self.out, "bias": self.out_bias})
+
+
 def fit_ranker(
-    task: RankingTask, settings: RankerSettings, seed: int, progress: Progress
+    task: RankingTask,
+    settings: RankerSettings,
+    seed: int,
+    progress: Progress,
+    record: Record = unrecorded,
+    start: RankerWeights | None = None,
 ) -> CandidateRanker:
-    """Fit a ranker to put the item that came next first among the candidates."""
+    """Fit a ranker to put what came next first among the candidates.
+
+    It goes on from `start`, unless that has become worse than knowing nothing.
+    """
     make_deterministic(seed, torch.get_num_threads())
     lists = _usable_lists(task)
     features = [torch.as_tensor(c.features) for c in task.candidates]
     sessions = [torch.as_tensor(s) for s in task.sessions]
     ranker = CandidateRanker(features[0].shape[1], sessions[0].shape[1], settings.hidden)
     ranker.standardise(torch.cat(features[:100]), torch.cat(sessions))
+    if start is not None:
+        warm = copy.deepcopy(ranker)
+        start.put_into(warm)
+        losses = [_loss(each, task, features, sessions, lists) for each in (warm, ranker)]
+        if losses[0] < losses[1]:
+            ranker = warm
     optimiser = torch.optim.Adam(ranker.parameters(), settings.learning_rate)
     rng = np.random.default_rng(seed)
     steps = -(-len(lists) // settings.batch) * settings.epochs
@@ -218,7 +308,23 @@ def fit_ranker(
             schedule.step()
             done += 1
             progress("ranker", done, steps)
+            record("ranker/loss", done, loss.item())
     return ranker.eval()
+
+
+def _loss(
+    ranker: CandidateRanker,
+    task: RankingTask,
+    features: list[torch.Tensor],
+    sessions: list[torch.Tensor],
+    lists: np.ndarray,
+) -> float:
+    """Mean loss over at most 1,000 of the given lists; infinite where it is no number."""
+    some = lists[np.linspace(0, len(lists) - 1, min(len(lists), 1000)).astype(int)]
+    batch = _joined(task, features, sessions, some)
+    with torch.no_grad():
+        loss = float(listwise_softmax(ranker(*batch[:3]), batch[2], batch[3], len(some)))
+    return loss if np.isfinite(loss) else np.inf
 
 
 def _usable_lists(task: RankingTask) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -123,12 +124,14 @@ def raw_source(
     kafka: Kafka,
     out_of_order_s: float | None = None,
     properties: dict[str, str] | None = None,
+    ranges: Mapping[int, tuple[int, int]] | None = None,
 ) -> None:
     """Register topic `topic` as table `name`: raw bytes with their origin, nothing decoded.
 
     Columns: key, value BYTES; headers MAP<STRING, BYTES>; topic; partition; offset; received;
     and rowtime, with a watermark `out_of_order_s` behind the newest event, where that is given.
-    `properties` are settings of the Kafka consumer.
+    `properties` are settings of the Kafka consumer; `ranges` (first and last + 1 of the offsets of
+    every partition) are read instead of what `kafka` says, and then the table ends.
     """
     extra = _properties(properties)
     time = ""
@@ -137,6 +140,7 @@ def raw_source(
             `rowtime` AS TO_TIMESTAMP_LTZ({event_time_ms()}, 3),
             WATERMARK FOR `rowtime` AS `rowtime` - {interval(out_of_order_s)}"""
     bounded = ", 'scan.bounded.mode' = 'latest-offset'" if kafka.bounded else ""
+    start = _START[kafka.start] + bounded if ranges is None else _between(ranges)
     env.execute_sql(f"""
         CREATE TEMPORARY TABLE `{name}` (
             `key` BYTES,
@@ -152,7 +156,7 @@ def raw_source(
             'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
             'properties.group.id' = {quoted(kafka.group)},
             'properties.max.partition.fetch.bytes' = '{FETCH_BYTES}'{extra},
-            {_START[kafka.start]}{bounded},
+            {start},
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )""")
@@ -193,6 +197,19 @@ def raw_sink(
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )""")
+
+
+def _between(ranges: Mapping[int, tuple[int, int]]) -> str:
+    bounds = (
+        ";".join(f"partition:{number},offset:{pair[side]}" for number, pair in ranges.items())
+        for side in (0, 1)
+    )
+    return ", ".join(
+        f"'scan.{name}' = 'specific-offsets', 'scan.{key}.specific-offsets' = '{offsets}'"
+        for (name, key), offsets in zip(
+            (("startup.mode", "startup"), ("bounded.mode", "bounded")), bounds, strict=True
+        )
+    )
 
 
 def _properties(properties: dict[str, str] | None) -> str:

@@ -25,6 +25,7 @@ from jobs.__main__ import jobs as command_line
 from jobs.bundles import BundlesSettings
 from jobs.dead_letters import DeadLettersSettings
 from jobs.feedback import FeedbackSettings
+from jobs.finetune import FinetuneJobSettings
 from jobs.recommend import RecommendSettings
 from jobs.sessions import SessionsSettings
 from jobs.settings import described, keys, load
@@ -47,6 +48,7 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "sessions": SessionsSettings,
     "feedback": FeedbackSettings,
     "train": TrainSettings,
+    "finetune": FinetuneJobSettings,
     "bundles": BundlesSettings,
     "dead-letters": DeadLettersSettings,
     "simulate": SimulateSettings,
@@ -61,6 +63,9 @@ TRAIN = "tests/jobs/test_train.py::test_training_ends_with_a_bundle_that_loads_a
 SETUP = "tests/scripts/test_setup.py::test_a_larger_set_serves_for_a_smaller_one"
 LIVE = "tests/jobs/simulate/test_simulate.py::def loop(broker: Broker"
 CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
+
+FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
+EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
 
 RUN_BY = {
     "./scripts/demo": DEMO,
@@ -90,6 +95,8 @@ RUN_BY = {
     "--set source.columns.price=price": TRAIN,
     f"{PYTHON} simulate --set rate=60 --set think_s=1 --set seconds=60 --json": LIVE,
     f"{PYTHON} simulate --set seconds=60 --set drift.after_s=30": LIVE,
+    f"{PYTHON} finetune": FINETUNE,
+    f"{PYTHON} finetune --every 15m": EVERY,
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""
 

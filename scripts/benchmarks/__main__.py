@@ -7,6 +7,7 @@ import sys
 
 import click
 from decoding import decoding
+from finetune import finetune_week
 from latency import latency
 from swap import swap
 from throughput import throughput
@@ -21,6 +22,7 @@ bench.add_command(throughput)
 bench.add_command(latency)
 bench.add_command(decoding)
 bench.add_command(swap)
+bench.add_command(finetune_week, "finetune")
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that children are ended too

@@ -8,8 +8,13 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, load_bundle
+from models.finetuning import finetune
+from models.fitting import Fitted, Slices, split_by_time
+from models.replay import refreshed
 from models.sessions import EventTable, ItemFacts, SessionLog, sessions_from
 from models.synthetic import write_synthetic_bundle
+from models.warm_start import read_parent
+from tests import drift
 from udfs.events import TYPE_CODES
 
 
@@ -51,3 +56,21 @@ def cycles(sessions: int, items: int, length: int, seed: int) -> SessionLog:
         facts,
     )
     return sessions_from(table, 1_800_000)
+
+
+@pytest.fixture(scope="session")
+def new() -> Slices:
+    """Sessions of the drifting kind, from after the drift."""
+    log = drift.sessions([drift.DRIFTING], 600, seed=2, later=True)
+    return split_by_time(log, None, None, 0.25, 0.2)
+
+
+@pytest.fixture(scope="session")
+def replay(old: Slices) -> SessionLog:
+    return refreshed(None, old.train.joined(old.valid), 300)
+
+
+@pytest.fixture(scope="session")
+def tuned(serving: Path, new: Slices, replay: SessionLog) -> tuple[Fitted, Bundle]:
+    """The same bundle, fine-tuned after the drift."""
+    return finetune(read_parent(serving), new, replay, drift.TUNE, drift.silent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from models.covisits import Neighbours, NeighbourSettings, fit_neighbours
+from models.covisits import Neighbours, NeighbourSettings, counted, fit_neighbours
 
 
 def fit(items: list[int], session: list[int], titles: list[str], **settings: int) -> Neighbours:
@@ -61,3 +61,39 @@ def test_older_sessions_weigh_less() -> None:
     settings = NeighbourSettings(half_life_days=10)
     table = fit_neighbours(items, session, times, [None, None, None], settings)
     assert weights_of(table, 0, 2)[0] > 10 * weights_of(table, 0, 1)[0]
+
+
+def test_counting_on_from_a_table_gives_what_counting_everything_at_once_gives() -> None:
+    day, size = 86_400_000, 20
+    rng = np.random.default_rng(1)
+    items, session = rng.integers(0, size, 4_000), np.repeat(np.arange(1_000), 4)
+    times = session * (day // 50)
+    settings = NeighbourSettings(together=size, next=size, similar=0, half_life_days=10)
+    titles = [None] * size
+    everything = fit_neighbours(items, session, times, titles, settings)
+
+    old = slice(0, 2_800)
+    first = fit_neighbours(items[old], session[old], times[old], titles, settings)
+    moved = rng.permutation(size)  # the catalogue has another order now
+    assert first.visits is not None
+    before = counted(first, first.visits, int(times[old].max()), moved, size)
+    new = slice(2_800, None)
+    table = fit_neighbours(moved[items[new]], session[new], times[new], titles, settings, before)
+    assert everything.visits is not None
+    assert table.visits is not None
+    assert table.visits[moved] == pytest.approx(everything.visits, rel=1e-5)
+    for item in range(size):
+        for other in range(size):
+            got = weights_of(table, moved[item], moved[other])
+            assert got == pytest.approx(weights_of(everything, item, other), rel=0.01, abs=1e-3)
+
+
+def test_items_that_are_gone_are_not_counted_on() -> None:
+    first = fit([0, 1, 2, 0, 1], [0, 0, 0, 1, 1], ["a", "b", "c"])
+    assert first.visits is not None
+    before = counted(first, first.visits, 0, np.array([1, -1, 0]), 2)
+    none = np.empty(0, np.int64)
+    table = fit_neighbours(none, none, none, ["c", "a"], NeighbourSettings(), before)
+    assert weights_of(table, 1, 0) == pytest.approx(weights_of(first, 0, 2), abs=1e-3)
+    assert table.visits is not None
+    assert table.visits.tolist() == [1, 2]
