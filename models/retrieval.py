@@ -14,7 +14,6 @@ import numpy as np
 
 _GLOBALS: Any = faiss.cvar
 _GLOBALS.distance_compute_blas_threshold = 1 << 30
-faiss.omp_set_num_threads(1)
 
 FLAT_UP_TO = 10_000
 RECALL = 0.97
@@ -23,6 +22,7 @@ _CHEAP_ENOUGH = 10  # times fewer comparisons than Flat
 
 def search(index: faiss.Index, queries: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Scores float32 [B, count] and items int64 [B, count], best first; -1 where none is left."""
+    _use_one_core()
     scores, items = index.search(queries, count)
     return scores, items
 
@@ -33,6 +33,7 @@ def build_index(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[A
     `vectors` [V, D] are the items', `queries` [Q, D] those of real sessions. Cost is counted in
     vectors compared, not in seconds, so that the choice is the same on every run.
     """
+    _use_one_core()
     flat: Any = faiss.IndexFlatIP(vectors.shape[1])
     flat.add(vectors)
     exact = f"Flat: exact over {len(vectors)} items"
@@ -53,6 +54,7 @@ def build_index(vectors: np.ndarray, queries: np.ndarray, count: int) -> tuple[A
 
 def fixed_index(vectors: np.ndarray, name: str) -> Any:
     """The index named in a setting, e.g. `Flat` or `IVF223,Flat;16`, whatever it achieves."""
+    _use_one_core()
     kind, _, probes = name.partition(";")
     index: Any = faiss.index_factory(vectors.shape[1], kind, faiss.METRIC_INNER_PRODUCT)
     if not index.is_trained:
@@ -61,6 +63,14 @@ def fixed_index(vectors: np.ndarray, name: str) -> Any:
     if probes:
         faiss.extract_index_ivf(index).nprobe = int(probes)
     return index
+
+
+def _use_one_core() -> None:
+    """Keep FAISS from sharing work out to threads, which would spin while others need them.
+
+    OpenMP keeps this setting for each thread: every thread that calls FAISS has to say it.
+    """
+    faiss.omp_set_num_threads(1)
 
 
 def _variants(vectors: np.ndarray) -> Iterator[tuple[str, Any]]:

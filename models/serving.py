@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-import faiss
 import numpy as np
 
 from models.bundle import Bundle, BundleError, load_bundle
@@ -62,11 +61,7 @@ class Serving:
     """
 
     def __init__(self, served: Served, ranking: Settings) -> None:
-        """Load what acts last. Raises BundleError, RegistryError or OSError if that cannot be.
-
-        To be called by the thread that answers.
-        """
-        _use_one_core()
+        """Load what acts last. Raises BundleError, RegistryError or OSError if that cannot be."""
         self.counts = dict.fromkeys(COUNTS, 0)
         self._served, self._ranking = served, ranking
         self._base = Recommender(load_bundle(served.bundle), ranking)
@@ -124,7 +119,6 @@ class Serving:
         self._new = waiting
 
     def _follow(self) -> None:
-        _use_one_core()
         while not self._stop.wait(self._served.poll_s):
             self.refresh()
 
@@ -184,14 +178,6 @@ class Serving:
             self._trouble = str(error)
             self.counts["bundles_refused"] += not _may_pass(error)
             _log.warning("cannot follow the registry, what answers goes on: %s", error)
-
-
-def _use_one_core() -> None:
-    """Keep FAISS from sharing a search out to threads, which would spin while others need them.
-
-    OpenMP keeps this setting for each thread: every thread that searches has to say it.
-    """
-    faiss.omp_set_num_threads(1)
 
 
 def _may_pass(error: Exception | None) -> bool:
