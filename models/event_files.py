@@ -47,7 +47,13 @@ def read_events(
     `event_type` is given to all rows where there is no type column. Raises ValueError for
     columns that are not there.
     """
-    table = _table(path, format, columns)
+    return events_of(read_table(path, format, columns), columns, time_unit, event_type)
+
+
+def events_of(
+    table: pa.Table, columns: Columns, time_unit: str, event_type: str
+) -> tuple[EventTable, int]:
+    """The same of a table in memory."""
     user = columns.user or columns.session
     if user is None:
         raise ValueError("expected a user or a session column; set `columns.user`")
@@ -139,7 +145,8 @@ def _file_system(path: str) -> tuple[fs.FileSystem, str]:
     return fs.LocalFileSystem(), path
 
 
-def _table(path: str, format: str, columns: Columns) -> pa.Table:
+def read_table(path: str, format: str, columns: Columns) -> pa.Table:
+    """The named columns of files; raises ValueError that names those that are not there."""
     source, place = _file_system(path)
     data = ds.dataset(place, filesystem=source, format=format)
     wanted = {name for name in _named(columns).values() if name}

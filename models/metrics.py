@@ -56,6 +56,12 @@ def coverage(recommended: int, catalogue: int) -> float:
     return recommended / catalogue if catalogue else 0.0
 
 
+def popularity_bias(recommended: np.ndarray, popularity: np.ndarray) -> float:
+    """Mean popularity of the recommended items [R], as a share of the most popular one's [V]."""
+    most = float(popularity.max(initial=0))
+    return float(popularity[recommended].mean()) / most if len(recommended) and most else 0.0
+
+
 def summary(ranks: np.ndarray, recommended: int, catalogue: int) -> dict[str, float]:
     """All metrics at 20, rounded to the fourth place."""
     values = {

@@ -6,6 +6,7 @@ gives them, and the items' vectors from vectors.npy: a bundle is all that has to
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +41,28 @@ def read_parent(place: Folder | Path | str, sha256: str | None = None) -> Parent
     """A bundle read for fine-tuning; raises like `load_bundle`, ValueError if it is foreign."""
     manifest, files = read_files(Folder.at(place), sha256)
     bundle = assemble(manifest, files)
-    with pa.ipc.open_file(pa.BufferReader(files["items.arrow"])) as reader:
-        table = reader.read_all()
     try:
         fit = FitSettings(**manifest["settings"]["fit"]).model_copy(update={"blend": bundle.blend})
         until_ms = int(manifest["data_window"]["to"])
-        visits = np.array(table["visits"].to_pylist(), np.float64)
+        return parent_of(bundle, files, until_ms, fit)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"expected settings.fit, data_window and visits in {bundle.version}; {error}; "
             "fine-tune a bundle that `train` made"
         ) from None
+
+
+def parent_of(
+    bundle: Bundle, files: Mapping[str, bytes], until_ms: int, fit: FitSettings
+) -> Parent:
+    """A bundle in memory, made of these files, that has learned what was until then."""
+    visits = np.array(_items(files)["visits"].to_pylist(), np.float64)
     return Parent(bundle, files["encoder.onnx"], files["ranker.onnx"], visits, until_ms, fit)
+
+
+def _items(files: Mapping[str, bytes]) -> pa.Table:
+    with pa.ipc.open_file(pa.BufferReader(files["items.arrow"])) as reader:
+        return reader.read_all()
 
 
 def restored_encoder(data: bytes, vectors: np.ndarray, dropout: float) -> SessionEncoder:

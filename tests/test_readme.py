@@ -67,6 +67,8 @@ CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
 
+EVALUATE = "tests/jobs/test_evaluate.py::"
+
 RUN_BY = {
     "./scripts/demo": DEMO,
     "./scripts/test": ".ci/run::exec ./scripts/test",
@@ -95,6 +97,13 @@ RUN_BY = {
     "--set source.columns.price=price": TRAIN,
     f"{PYTHON} simulate --set rate=60 --set think_s=1 --set seconds=60 --json": LIVE,
     f"{PYTHON} simulate --set seconds=60 --set drift.after_s=30": LIVE,
+    "./scripts/evaluate --train sessions.parquet": EVALUATE
+    + "test_without_a_test_file_the_newest_sessions_are_judged_on",
+    "./scripts/evaluate --train clicks.csv --test later.csv --columns visit,sku,at "
+    "--bundle bundles/judged": EVALUATE
+    + "test_the_last_line_tells_every_models_figures_and_the_bundle_is_written",
+    "./scripts/evaluate --train weeks.parquet --continual --period week": EVALUATE
+    + "test_periods_are_learned_and_judged_in_turn",
     f"{PYTHON} finetune": FINETUNE,
     f"{PYTHON} finetune --every 15m": EVERY,
 }
