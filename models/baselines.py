@@ -42,8 +42,8 @@ def session_knn(past: PastSessions, settings: KnnSettings, index: dict[str, int]
     def scores(batch: SessionBatch) -> np.ndarray:
         out = np.full((len(batch), len(index)), np.nan, np.float32)
         some, codes, lengths = _recent(batch, index, RECENT)
-        starts, items, found = knn.ask(codes, lengths)
-        out[np.repeat(some, np.diff(starts)), items] = found[:, 0]
+        alike = knn.ask(codes, lengths)
+        out[np.repeat(some, np.diff(alike.starts)), alike.items] = alike.scores[:, 0]
         return out
 
     return scores

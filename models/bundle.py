@@ -5,6 +5,7 @@
     vectors.npy     item vectors [V, D]                    index.faiss   search over them
     items.arrow     the catalogue                          golden.json   questions and answers
     neighbour_items.npy, neighbour_weights.npy             what goes with what
+    session_offsets.npy, session_items.npy, session_ends.npy          past sessions
 
 Loading reads every file once and uses exactly the bytes it verified. Nothing is unpickled.
 """
@@ -28,6 +29,7 @@ from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.networks import open_network
 from models.onnx_scan import check_onnx
+from models.session_knn import PastSessions, restored
 from models.storage import Folder
 from udfs.session_features import FEATURES, SCHEMA_VERSION
 
@@ -41,7 +43,7 @@ __all__ = [
     "try_out",
 ]
 
-FORMAT = 1
+FORMAT = 2
 TREND = 1.5  # an item is trending if its recent share is this many times its share of all time
 
 
@@ -54,6 +56,7 @@ class Bundle:
     catalogue: Catalogue
     vectors: np.ndarray  # float32 [V, D]
     neighbours: Neighbours
+    past: PastSessions
     index: faiss.Index
     encoder: ort.InferenceSession
     ranker: ort.InferenceSession
@@ -115,6 +118,7 @@ def assemble(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
         catalogue=catalogue,
         vectors=vectors,
         neighbours=_neighbours(files, len(catalogue)),
+        past=_past(files, len(catalogue), blend),
         index=_index(files["index.faiss"], len(catalogue), dimension),
         encoder=_network(files, "encoder.onnx", {"vectors": dimension}, dimension),
         ranker=_network(
@@ -176,6 +180,17 @@ def _neighbours(files: Mapping[str, bytes], size: int) -> Neighbours:
     if items.size and not (items.min() >= 0 and items.max() < size):
         raise BundleError(f"expected neighbours between 0 and {size - 1}; got others")
     return Neighbours(items, weights.astype(np.float32))
+
+
+def _past(files: Mapping[str, bytes], size: int, blend: Blend) -> PastSessions:
+    kinds = {"offsets": np.int64, "items": np.int32, "ends": np.int64}
+    arrays = {
+        name: _array(files, f"session_{name}.npy", kind, (None,)) for name, kind in kinds.items()
+    }
+    try:
+        return restored(**arrays, size=size, settings=blend.knn)
+    except ValueError as error:
+        raise BundleError(f"session_*.npy: {error}") from None
 
 
 def _index(data: bytes, size: int, dimension: int) -> faiss.Index:

@@ -22,6 +22,9 @@ FILES = (
     "neighbour_items.npy",
     "neighbour_weights.npy",
     "ranker.onnx",
+    "session_ends.npy",
+    "session_items.npy",
+    "session_offsets.npy",
     "vectors.npy",
 )
 _MAX_MANIFEST = 1 << 20

@@ -1,7 +1,8 @@
 """Which items may be in a list, and what the ranker reads of each of them.
 
     recent items ─┬─ encoder ─ session vector ─ FAISS ─┐
-                  └─ neighbours of each, decayed ──────┼─ union by (session, item) ─ [M, F]
+                  ├─ neighbours of each, decayed ──────┤
+                  ├─ past sessions alike ──────────────┼─ union by (session, item) ─ [M, F]
     trending and popular, the session's own items ─────┘
 
 Everything is flat over the sessions of a chunk: candidate m belongs to session rows[m].
@@ -16,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import kernels
 from models.catalogue import STATIC_FEATURES
+from models.session_knn import Alike, KnnSettings
 from udfs.session_features import FEATURES, SessionBatch
 
 CANDIDATE_FEATURES = (
@@ -28,7 +30,12 @@ CANDIDATE_FEATURES = (
     "next_share",
     "next_of_last",  # log(1 + 10 × how often it follows the last item)
     "similar",  # sum of decayed title similarities
+    "alike",  # log(1 + similarity of the past sessions alike that hold it, times its idf)
+    "alike_share",  # the same against the session's best candidate
+    "near",  # log(1 + their similarity, by how near to the shared item it stood there)
+    "near_share",
     "seen",  # log(1 + times the item is in the session)
+    "newest_seen",  # 1 / (1 + steps back to it), 0 if it is not among the recent items
     "price_ratio",  # log of its price to the session's mean price, 0 where either is not known
     "category_match",  # share of the recent items that have its category
     *STATIC_FEATURES,
@@ -57,6 +64,7 @@ class Blend(BaseModel):
     similar_decay: float = Field(
         default=0.75, gt=0, le=1, description="weight of similar titles for each step back"
     )
+    knn: KnnSettings = KnnSettings()
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +135,8 @@ class CandidateBuilder:
             np.ascontiguousarray(neighbour_weights, np.float32),  # [V, K, 3]
             (decays**steps).astype(np.float32),  # [L, 3]
             popular[: blend.popular].astype(np.int64),
-            np.full(len(vectors), -1, np.int32),
         )
+        self._place = np.full(len(vectors), -1, np.int32)
         self._items = (
             np.ascontiguousarray(vectors, np.float32),  # [V, D]
             np.column_stack([categories, log_prices, static]).astype(np.float32),  # [V, 2 + S]
@@ -140,16 +148,24 @@ class CandidateBuilder:
         session_vectors: np.ndarray,
         neural: np.ndarray,
         neural_scores: np.ndarray,
+        alike: Alike,
         features: np.ndarray,
     ) -> Candidates:
         """Candidates of B sessions.
 
-        `session_vectors` [B, D], what the index found near them and how near [B, C] both, and
-        the session features [B, F].
+        `session_vectors` [B, D], what the index found near them and how near [B, C] both, what
+        past sessions alike held, and the session features [B, F].
         """
         own = (recent.codes, recent.lengths)
         rows, items, starts, seen, because, by_title, evidence = kernels.collect(
-            *own, recent.seen_starts, recent.seen_items, neural, neural_scores, *self._sources
+            *own,
+            recent.seen_starts,
+            recent.seen_items,
+            neural,
+            neural_scores,
+            *self._sources,
+            *(alike.starts, alike.items, alike.scores, alike.because),
+            self._place,
         )
         prices = np.ascontiguousarray(features[:, _MEAN_PRICE])
         described = kernels.describe(

@@ -111,16 +111,16 @@ def counted(
 def _pair_sums(
     items: np.ndarray, session: np.ndarray, weight: np.ndarray, size: int, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sums over ordered pairs of different items: keys int64 [P], (together, next) [P, 2]."""
+    """Sums over ordered pairs of items: keys int64 [P], (together, next) [P, 2]."""
     keys, sums = [np.empty(0, np.int64)], [np.empty((0, 2))]
     pending = 0
     for distance in range(1, reach + 1):
         rows = np.flatnonzero(session[distance:] == session[:-distance])
-        rows = rows[items[rows] != items[rows + distance]]
         first, second = items[rows].astype(np.int64), items[rows + distance].astype(np.int64)
         near, zero = weight[rows] / distance, np.zeros(len(rows))
+        both = np.where(first != second, weight[rows], 0.0)  # an item only follows itself
         keys += [first * size + second, second * size + first]
-        sums += [np.stack([weight[rows], near], 1), np.stack([weight[rows], zero], 1)]
+        sums += [np.stack([both, near], 1), np.stack([both, zero], 1)]
         pending += 2 * len(rows)
         if pending > _MERGE_AT or distance == reach:  # bounds the memory
             merged = _merged(np.concatenate(keys), np.concatenate(sums))

@@ -1,4 +1,4 @@
-"""Networks: a GRU over item vectors that ends in the same space, and the candidate ranker."""
+"""Networks: session encoders over item vectors, and the candidate ranker."""
 
 from __future__ import annotations
 
@@ -7,15 +7,32 @@ from torch import Tensor, nn
 
 
 class SessionEncoder(nn.Module):
-    """GRU4Rec (Hidasi et al. 2016) with tied item vectors: session and items share one space."""
+    """Towers over parts of the item vectors; sessions and items share one space (tied weights).
 
-    def __init__(self, items: int, dimension: int, dropout: float) -> None:
+    Each tower reads its own part of every item's vector and ends in the same part, so that the
+    inner product of session and item is the mean of what the towers say: an ensemble that is
+    searched as one index.
+    """
+
+    def __init__(
+        self, items: int, dimension: int, dropout: float, kind: str = "gru", length: int = 10
+    ) -> None:
+        """`kind` names the towers, joined by `+`; `dimension` is of all of them together."""
         super().__init__()
+        kinds = kind.split("+")
+        if dimension % len(kinds):
+            raise ValueError(f"expected a dimension for {len(kinds)} equal parts; got {dimension}")
+        self.kind, self.length = kind, length
+        self.part = dimension // len(kinds)
         self.vectors = nn.Embedding(items, dimension)
-        self.gru = nn.GRU(dimension, dimension, batch_first=True)
-        self.project = nn.Linear(dimension, dimension)
+        self.towers = nn.ModuleList(
+            GruTower(self.part, dropout)
+            if each == "gru"
+            else TransformerTower(self.part, dropout, length)
+            for each in kinds
+        )
         self.dropout = nn.Dropout(dropout)
-        nn.init.normal_(self.vectors.weight, std=dimension**-0.5)
+        nn.init.normal_(self.vectors.weight, std=self.part**-0.5)
 
     def forward(self, items: Tensor) -> Tensor:
         """A session vector after every item: items [B, L] → [B, L, D]."""
@@ -23,8 +40,83 @@ class SessionEncoder(nn.Module):
 
     def states(self, vectors: Tensor) -> Tensor:
         """The session vector after every item, from the items' vectors: both [B, L, D]."""
+        parts = vectors.split(self.part, dim=2)
+        said = [tower(part) for tower, part in zip(self.towers, parts, strict=True)]
+        return torch.cat(said, dim=2) / len(said)
+
+    @classmethod
+    def joined(cls, encoders: list[SessionEncoder], dropout: float) -> SessionEncoder:
+        """One encoder of the towers of several, which were fitted alone."""
+        kind, size = "+".join(each.kind for each in encoders), encoders[0].vectors.num_embeddings
+        dimension = sum(each.part for each in encoders)
+        out = cls(size, dimension, dropout, kind, encoders[0].length)
+        with torch.no_grad():
+            out.vectors.weight.copy_(torch.cat([each.vectors.weight for each in encoders], dim=1))
+        for tower, each in zip(out.towers, encoders, strict=True):
+            tower.load_state_dict(each.towers[0].state_dict())
+        return out
+
+
+class GruTower(nn.Module):
+    """GRU4Rec (Hidasi et al. 2016) with a projection back to the space of the items."""
+
+    def __init__(self, dimension: int, dropout: float) -> None:
+        super().__init__()
+        self.gru = nn.GRU(dimension, dimension, batch_first=True)
+        self.project = nn.Linear(dimension, dimension)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[B, L, D] → [B, L, D]."""
         hidden, _ = self.gru(vectors)
         out: Tensor = self.project(self.dropout(hidden))
+        return out
+
+
+class TransformerTower(nn.Module):
+    """SASRec (Kang & McAuley 2018), one head, normalised before each step (Xiong et al. 2020)."""
+
+    def __init__(self, dimension: int, dropout: float, length: int, blocks: int = 2) -> None:
+        super().__init__()
+        self.places = nn.Parameter(torch.randn(length, dimension) * 0.02)
+        self.blocks = nn.ModuleList(Block(dimension, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(dimension)
+        self.project = nn.Linear(dimension, dimension)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[B, L, D] → [B, L, D]; L is at most the length it was made for."""
+        length = vectors.shape[1]
+        later = torch.triu(torch.ones(length, length, dtype=torch.bool, device=vectors.device), 1)
+        state = vectors + self.places[:length]
+        for block in self.blocks:
+            state = block(state, later)
+        out: Tensor = self.project(self.norm(state))
+        return out
+
+
+class Block(nn.Module):
+    """Attention to what came before, then a layer at every place; both are added."""
+
+    def __init__(self, dimension: int, dropout: float) -> None:
+        super().__init__()
+        self.before = nn.LayerNorm(dimension)
+        self.query = nn.Linear(dimension, dimension)
+        self.key = nn.Linear(dimension, dimension)
+        self.value = nn.Linear(dimension, dimension)
+        self.mix = nn.Linear(dimension, dimension)
+        self.between = nn.LayerNorm(dimension)
+        self.up = nn.Linear(dimension, 2 * dimension)
+        self.down = nn.Linear(2 * dimension, dimension)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, state: Tensor, later: Tensor) -> Tensor:
+        """[B, L, D] → [B, L, D]; `later` [L, L] is true where a place must not look."""
+        said = self.before(state)
+        weights = self.query(said) @ self.key(said).transpose(1, 2) / state.shape[2] ** 0.5
+        found = weights.masked_fill(later, -1e9).softmax(dim=2) @ self.value(said)
+        state = state + self.dropout(self.mix(found))
+        inner = self.down(self.dropout(torch.relu(self.up(self.between(state)))))
+        out: Tensor = state + self.dropout(inner)
         return out
 
 

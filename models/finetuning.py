@@ -27,6 +27,7 @@ from models.fitting import (
     base_manifest,
     blank_ranker,
     known_rows,
+    known_times,
     neighbours_of,
     part_files,
     ranking_task,
@@ -98,8 +99,8 @@ def finetune(
     everything = slices.train.joined(slices.valid)
     files, index, _ = _parts(task, everything, None, epochs, _in("final", record))
     files["ranker.onnx"] = export_ranker(ranker)
-    manifest = {**base, "index": index, "encoder_epochs": epochs}
-    return Fitted(files, manifest, epochs), assemble(manifest, files)
+    manifest = {**base, "index": index, "encoder_epochs": [epochs]}
+    return Fitted(files, manifest, [epochs]), assemble(manifest, files)
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,10 @@ def _parts(
         task.progress,
         record,
     )
-    files, why = part_files(catalogue, neighbours, encoder, lesson.new, fit)
+    past = parent.bundle.past.recoded(moved, len(catalogue), fit.blend.knn).appended(
+        lesson.new.items, lesson.new.session, known_times(log, code), fit.blend.knn
+    )
+    files, why = part_files(catalogue, neighbours, past, encoder, lesson.new, fit)
     return files, why, epochs
 
 

@@ -26,6 +26,7 @@ from models.export import export_encoder, export_ranker
 from models.networks import encode, open_network
 from models.recommender import Recommender
 from models.retrieval import build_index
+from models.session_knn import KnnSettings, PastSessions, past_sessions
 from models.sessions import SessionLog
 from models.training import (
     EncoderSettings,
@@ -36,6 +37,7 @@ from models.training import (
     fit_encoder,
     fit_ranker,
 )
+from models.tuning import best_half_life
 from udfs.session_features import FEATURES, SessionBatch, session_features
 
 
@@ -52,6 +54,10 @@ class FitSettings(BaseModel):
     max_items: int = Field(default=1_000_000, ge=2, description="most popular items that are kept")
     recent_half_life_days: float = Field(
         default=7.0, gt=0, description="age at which an event counts half for what is popular now"
+    )
+    half_lives_days: tuple[float, ...] = Field(
+        default=(2.0, 7.0, 30.0, 365.0),
+        description="tried on the validation slice for blend.knn.half_life_days; none: as set",
     )
     bought_together: str = Field(
         default="bought together with", description="wording of the reason, before an item's title"
@@ -74,12 +80,13 @@ class Fitted:
 
     files: dict[str, bytes]
     manifest: dict[str, Any]
-    epochs: int
+    epochs: list[int]  # of each tower of the encoder
 
 
 def fit(slices: Slices, settings: FitSettings, progress: Progress) -> tuple[Fitted, Bundle]:
     """Fit on train and valid; returns the files and the bundle they make up."""
-    first, _, epochs = _fit_parts(slices.train, slices.valid, None, settings, progress)
+    settings = tuned(slices, settings)
+    first, _, epochs = _fit_parts(slices.train, slices.valid, [], settings, progress)
     untrained = export_ranker(blank_ranker(settings))
     base = base_manifest(settings)
     trial = assemble(base, {**first, "ranker.onnx": untrained})
@@ -96,13 +103,39 @@ def fit(slices: Slices, settings: FitSettings, progress: Progress) -> tuple[Fitt
     return Fitted(files, manifest, epochs), assemble(manifest, files)
 
 
+def tuned(slices: Slices, settings: FitSettings) -> FitSettings:
+    """Settings with what is chosen on the validation slice."""
+    catalogue, code = catalogue_of(
+        slices.train, settings.min_count, settings.max_items, settings.recent_half_life_days
+    )
+    targets = slices.valid.target_rows()
+    if len(settings.half_lives_days) == 0 or len(targets) == 0 or len(catalogue) == 0:
+        return settings
+    blend = settings.blend
+    past = past_of(slices.train, code, len(catalogue), blend.knn)
+    days = best_half_life(
+        past, slices.valid, targets, catalogue.item_ids, blend, settings.half_lives_days
+    )
+    knn = blend.knn.model_copy(update={"half_life_days": days})
+    return settings.model_copy(update={"blend": blend.model_copy(update={"knn": knn})})
+
+
+def past_of(log: SessionLog, code: np.ndarray, size: int, settings: KnnSettings) -> PastSessions:
+    """The sessions of a log in a catalogue of `size` items, to which `code` maps its items."""
+    items = code[log.items]
+    known = items >= 0
+    return past_sessions(
+        items[known], log.session_of_row()[known], log.times[known], size, settings
+    )
+
+
 def _fit_parts(
     log: SessionLog,
     valid: SessionLog | None,
-    epochs: int | None,
+    epochs: list[int],
     settings: FitSettings,
     progress: Progress,
-) -> tuple[dict[str, bytes], str, int]:
+) -> tuple[dict[str, bytes], str, list[int]]:
     """Files of catalogue, neighbours, encoder and index; why this index; epochs fitted."""
     catalogue, code = catalogue_of(
         log, settings.min_count, settings.max_items, settings.recent_half_life_days
@@ -116,33 +149,31 @@ def _fit_parts(
     neighbours = neighbours_of(log, catalogue, code, settings.neighbours)
     progress("neighbours", 1, 1)
     rows = known_rows(log, code)
-    fixed = (
-        settings.encoder
-        if epochs is None
-        else settings.encoder.model_copy(update={"epochs": epochs})
-    )
     encoder, epochs = fit_encoder(
         rows,
         None if valid is None else known_rows(valid, code),
         len(catalogue),
         settings.blend.recent,
-        fixed,
+        settings.encoder,
         settings.seed,
         progress,
+        epochs,
     )
-    files, index = part_files(catalogue, neighbours, encoder, rows, settings)
+    past = past_of(log, code, len(catalogue), settings.blend.knn)
+    files, index = part_files(catalogue, neighbours, past, encoder, rows, settings)
     return files, index, epochs
 
 
 def part_files(
     catalogue: Catalogue,
     neighbours: Neighbours,
+    past: PastSessions,
     encoder: SessionEncoder,
     rows: ItemRows,
     settings: FitSettings,
 ) -> tuple[dict[str, bytes], str]:
     """Files of everything but the ranker, and why this index; it is tried on sessions of `rows`."""
-    files = catalogue_files(catalogue, neighbours)
+    files = {**catalogue_files(catalogue, neighbours), **past_files(past)}
     vectors = _vectors(encoder)
     files["encoder.onnx"] = export_encoder(encoder, settings.blend.recent)
     files["vectors.npy"] = npy(vectors)
@@ -219,6 +250,11 @@ def known_rows(log: SessionLog, code: np.ndarray) -> ItemRows:
     return ItemRows(items[known].astype(np.int64), log.session_of_row()[known])
 
 
+def known_times(log: SessionLog, code: np.ndarray) -> np.ndarray:
+    """The times of the rows that `known_rows` gives: int64 [N]."""
+    return log.times[code[log.items] >= 0]
+
+
 def _vectors(encoder: SessionEncoder) -> np.ndarray:
     weight = encoder.vectors.weight.detach().cpu().numpy()
     return np.ascontiguousarray(weight, np.float32)
@@ -261,6 +297,15 @@ def catalogue_files(catalogue: Catalogue, neighbours: Neighbours) -> dict[str, b
         "items.arrow": _arrow(table),
         "neighbour_items.npy": npy(neighbours.items),
         "neighbour_weights.npy": npy(neighbours.weights.astype(np.float16)),
+    }
+
+
+def past_files(past: PastSessions) -> dict[str, bytes]:
+    """Files of the past sessions; what indexes them is made anew when they are read."""
+    return {
+        "session_offsets.npy": npy(past.offsets),
+        "session_items.npy": npy(past.items),
+        "session_ends.npy": npy(past.ends),
     }
 
 

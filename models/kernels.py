@@ -86,23 +86,28 @@ def collect(
     weights: np.ndarray,  # float32 [V, K, 3], all 0 where there are fewer
     decay: np.ndarray,  # float32 [L, 3]
     popular: np.ndarray,  # int64 [P]
+    alike_starts: np.ndarray,  # int64 [B + 1]
+    alike_items: np.ndarray,  # int64 [K]
+    alike_scores: np.ndarray,  # float32 [K, 2]
+    alike_because: np.ndarray,  # int64 [K]
     place: np.ndarray,  # int32 [V], all -1: working memory, left as it was found
 ) -> tuple[np.ndarray, ...]:
     """Unite what the sources propose for each session, and what they say for it.
 
     Returns of M candidates, session by session: their session int64 [M], item int64 [M], starts
     int64 [B + 1], how often each is in the session int64 [M], the session's item that speaks most
-    for it int64 [M] (-1: none), whether by title alone bool [M]; and the evidence float32 [M, 6]:
+    for it int64 [M] (-1: none), whether by title alone bool [M]; and the evidence float32 [M, 8]:
     score and rank in the index (0, 0: not found there), sums of its decayed co-visits, followings
-    and title similarities, how often it follows the last item.
+    and title similarities, how often it follows the last item, both scores by sessions alike.
     """
     size, width = len(recent), neighbours.shape[1]
     room = len(seen_items) + lengths.sum() * width + size * (neural.shape[1] + len(popular))
+    room += len(alike_items)
     rows, items = np.empty(room, np.int64), np.empty(room, np.int64)
     starts = np.zeros(size + 1, np.int64)
     seen = np.zeros(room, np.int64)
     because, by_title = np.full(room, -1, np.int64), np.zeros(room, np.bool_)
-    evidence = np.zeros((room, 6), np.float32)
+    evidence = np.zeros((room, 8), np.float32)
     claims = np.zeros(room, np.float32)
     end = 0
     for b in range(size):
@@ -127,9 +132,14 @@ def collect(
                 evidence[at, 4] += similar
                 if back == 0:
                     evidence[at, 5] = following
-                if claim > claims[at]:  # of equal ones the newest stays
+                if claim > claims[at] and items[at] != by:  # of equal ones the newest stays
                     claims[at], because[at] = claim, by
                     by_title[at] = together + following == 0
+        for n in range(alike_starts[b], alike_starts[b + 1]):
+            at, end = _slot(alike_items[n], items, place, end)
+            evidence[at, 6], evidence[at, 7] = alike_scores[n, 0], alike_scores[n, 1]
+            if (because[at] < 0 or by_title[at]) and alike_because[n] != items[at]:
+                because[at], by_title[at] = alike_because[n], False
         for n in range(len(popular)):
             at, end = _slot(popular[n], items, place, end)
         for n in range(seen_starts[b], seen_starts[b + 1]):
@@ -166,20 +176,21 @@ def describe(
     starts: np.ndarray,  # int64 [B + 1]
     items: np.ndarray,  # int64 [M]
     seen: np.ndarray,  # int64 [M]
-    evidence: np.ndarray,  # float32 [M, 6], as `collect` gives it
+    evidence: np.ndarray,  # float32 [M, 8], as `collect` gives it
     session_vectors: np.ndarray,  # float32 [B, D]
     mean_prices: np.ndarray,  # float32 [B]
     vectors: np.ndarray,  # float32 [V, D]
     facts: np.ndarray,  # float32 [V, 2 + S]: category (negative: not known), log price (or NaN), …
 ) -> np.ndarray:
-    """The ranker's features of M candidates: float32 [M, 12 + S], in CANDIDATE_FEATURES' order.
+    """The ranker's features of M candidates: float32 [M, 17 + S], in CANDIDATE_FEATURES' order.
 
     What is known of an item lies together, since reading memory is most of the cost here.
     """
     static = facts.shape[1] - 2
-    out = np.empty((len(items), 12 + static), np.float32)
+    out = np.empty((len(items), 17 + static), np.float32)
     for b in range(len(recent)):
         best, most_together, most_following = np.float32(-np.inf), 1e-9, 1e-9
+        most_alike, most_near = 1e-9, 1e-9
         for at in range(starts[b], starts[b + 1]):
             score, rank = evidence[at, 0], evidence[at, 1]
             if rank == 0:
@@ -188,6 +199,8 @@ def describe(
             best = max(best, score)
             most_together = max(most_together, evidence[at, 2])
             most_following = max(most_following, evidence[at, 3])
+            most_alike = max(most_alike, evidence[at, 6])
+            most_near = max(most_near, evidence[at, 7])
         mean = mean_prices[b]
         log_mean = math.log(mean) if 0 < mean < 1e30 else math.nan
         for at in range(starts[b], starts[b + 1]):
@@ -200,15 +213,23 @@ def describe(
             out[at, 6] = following / most_following
             out[at, 7] = math.log1p(10.0 * evidence[at, 5]) if evidence[at, 5] > 0 else 0.0
             out[at, 8] = evidence[at, 4]
-            out[at, 9] = math.log1p(seen[at]) if seen[at] > 0 else 0.0
+            alike, near = evidence[at, 6], evidence[at, 7]
+            out[at, 9] = math.log1p(alike) if alike > 0 else 0.0
+            out[at, 10] = alike / most_alike
+            out[at, 11] = math.log1p(near) if near > 0 else 0.0
+            out[at, 12] = near / most_near
+            out[at, 13] = math.log1p(seen[at]) if seen[at] > 0 else 0.0
+            out[at, 14] = 0.0
             category, ratio = facts[item, 0], facts[item, 1] - log_mean
-            out[at, 10] = 0.0 if math.isnan(ratio) else min(max(ratio, -4.0), 4.0)
+            out[at, 15] = 0.0 if math.isnan(ratio) else min(max(ratio, -4.0), 4.0)
             matches = 0
-            for back in range(lengths[b]):
+            for back in range(lengths[b] - 1, -1, -1):
                 matches += facts[recent[b, back], 0] == category
-            out[at, 11] = matches / lengths[b] if category >= 0 else 0.0
+                if recent[b, back] == item:
+                    out[at, 14] = 1.0 / (1 + back)
+            out[at, 16] = matches / lengths[b] if category >= 0 else 0.0
             for column in range(static):
-                out[at, 12 + column] = facts[item, 2 + column]
+                out[at, 17 + column] = facts[item, 2 + column]
     return out
 
 

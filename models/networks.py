@@ -23,12 +23,17 @@ def open_network(model: bytes) -> ort.InferenceSession:
 def encode(network: ort.InferenceSession, vectors: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Session vectors float32 [B, D] of item vectors [B, L, D], oldest first, padded behind.
 
-    `lengths` [B] says how many of the L are real (at least one). One session is run as two,
+    `lengths` [B] says how many of the L are real (at least one); a network that wants more of them
+    gets them padded. One session is run as two,
     because matrix libraries sum a single row in another order than several.
     """
     single = len(vectors) == 1
     if single:
         vectors, lengths = np.concatenate((vectors,) * 2), np.concatenate((lengths,) * 2)
+    fixed = network.get_inputs()[0].shape[1]
+    if isinstance(fixed, int) and vectors.shape[1] < fixed:
+        behind = ((0, 0), (0, fixed - vectors.shape[1]), (0, 0))
+        vectors = np.pad(vectors, behind, mode="edge")
     inputs = {"vectors": vectors, "lengths": lengths.astype(np.int32)}
     out = network.run(None, inputs)[0]
     return out[:1] if single else out

@@ -26,8 +26,10 @@ CODE = (
     "models/ranking.py",
     "models/recommender.py",
     "models/retrieval.py",
+    "models/session_knn.py",
     "models/sessions.py",
     "models/training.py",
+    "models/tuning.py",
     "udfs/session_features.py",
 )
 """The modules whose behaviour decides what is in a bundle."""

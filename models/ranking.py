@@ -11,8 +11,9 @@ from models.kernels import compiled
 
 SOURCES = ("neighbours", "content", "neural", "trending", "popular")
 _NEIGHBOURS, _CONTENT, _NEURAL, _TRENDING, _POPULAR = range(5)
-_RANK, _TOGETHER, _NEXT = (
-    CANDIDATE_FEATURES.index(name) for name in ("neural_rank", "together_share", "next_share")
+_RANK, _TOGETHER, _NEXT, _ALIKE = (
+    CANDIDATE_FEATURES.index(name)
+    for name in ("neural_rank", "together_share", "next_share", "alike_share")
 )
 
 
@@ -30,7 +31,7 @@ def fall_back(scores: np.ndarray, starts: np.ndarray, features: np.ndarray) -> n
         if failed[b]:
             for at in range(starts[b], starts[b + 1]):
                 said = features[at]
-                scores[at] = said[_TOGETHER] + said[_NEXT] + said[_RANK]
+                scores[at] = said[_TOGETHER] + said[_NEXT] + said[_ALIKE] + said[_RANK]
     return failed
 
 
@@ -81,8 +82,8 @@ def explain(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Where each chosen candidate comes from, and why it is there: int64 [B, n] both.
 
-    The source, an index into SOURCES, is the one with the best claim: its place in the index or
-    its co-visits. The reason is an index into `reasons`.
+    The source, an index into SOURCES, is the one with the best claim: its place in the index, its
+    co-visits or the past sessions alike. The reason is an index into `reasons`.
     """
     source, reason = np.empty_like(chosen), np.empty_like(chosen)
     size = len(trending)
@@ -90,8 +91,8 @@ def explain(
         for n in range(chosen.shape[1]):
             at = chosen[b, n]
             near, rank = because[at] >= 0, features[at, _RANK]
-            covisits = max(features[at, _TOGETHER], features[at, _NEXT])
-            if rank > 0 and not (near and covisits >= rank):
+            visits = max(features[at, _TOGETHER], features[at, _NEXT], features[at, _ALIKE])
+            if rank > 0 and not (near and visits >= rank):
                 source[b, n] = _NEURAL
             elif near:
                 source[b, n] = _CONTENT if by_title[at] else _NEIGHBOURS

@@ -27,6 +27,7 @@ from models.kernels import answerable, sequences
 from models.networks import encode, score
 from models.ranking import SOURCES, best_of_each, explain, fall_back, reasons
 from models.retrieval import search
+from models.session_knn import SessionKnn
 from udfs.session_features import SessionBatch
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class Recommender:
             bundle.popular,
             bundle.blend,
         )
+        self._knn = SessionKnn(bundle.past, bundle.blend.knn, bundle.blend.recent)
         names = [t or i for i, t in zip(bundle.catalogue.item_ids, self._titles, strict=True)]
         self._reasons = reasons(names, bundle.texts["together"])
         self._nothing_known = self._popular_list(frozenset())
@@ -159,7 +161,8 @@ class Recommender:
         if not np.isfinite(sessions).all():
             raise FloatingPointError("expected finite session vectors from the encoder")
         scores, neural = search(self._bundle.index, sessions, self._neural)
-        return self._builder.gather(recent, sessions, neural, scores, features)
+        alike = self._knn.ask(recent.codes, recent.lengths)
+        return self._builder.gather(recent, sessions, neural, scores, alike, features)
 
     def _scores(self, found: Candidates, features: np.ndarray) -> np.ndarray:
         """Scores of the candidates, float32 [M]; NaN where the ranker fails."""

@@ -165,6 +165,17 @@ def _with_index(
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """Items of the nearest past sessions of B sessions: K in all, best first."""
+
+    starts: np.ndarray  # int64 [B + 1], session b owns items[starts[b]:starts[b+1]]
+    items: np.ndarray  # int64 [K]
+    scores: np.ndarray  # float32 [K, 2]: similarity of the sessions that hold it, times its idf;
+    # the same without idf, by how near behind or before the shared item it stood there
+    because: np.ndarray  # int64 [K], the item that the most similar of them shares with this one
+
+
 class SessionKnn:
     """Answers from past sessions; it keeps working memory: give every thread one of its own."""
 
@@ -189,19 +200,11 @@ class SessionKnn:
             np.full(past.catalogue, -1, np.int32),
         )
 
-    def ask(
-        self, recent: np.ndarray, lengths: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """What the nearest past sessions of B sessions hold: recent [B, L] newest first, [B].
-
-        Returns starts int64 [B + 1], items int64 [K] (best first by the first score) and scores
-        float32 [K, 2]: similarity of the sessions that hold the item, times its idf; the same,
-        weighted by how near behind or before the shared item it stood there.
-        """
-        found: tuple[np.ndarray, np.ndarray, np.ndarray] = _ask(
-            recent, lengths, *self._past, *self._weights, *self._most, *self._memory
+    def ask(self, recent: np.ndarray, lengths: np.ndarray) -> Alike:
+        """What the nearest past sessions of B sessions hold: recent [B, L] newest first, [B]."""
+        return Alike(
+            *_ask(recent, lengths, *self._past, *self._weights, *self._most, *self._memory)
         )
-        return found
 
 
 @compiled
@@ -221,15 +224,16 @@ def _ask(
     similarity: np.ndarray,  # float32 [S], all 0: working memory, left as it was found
     match: np.ndarray,  # int32 [S]: working memory
     place: np.ndarray,  # int32 [V], all -1: working memory, left as it was found
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     size = len(recent)
     starts = np.zeros(size + 1, np.int64)
     out_items = np.empty(size * most, np.int64)
-    out_scores = np.empty((size * most, 2), np.float32)
+    out_scores, out_shared = np.empty((size * most, 2), np.float32), np.empty(size * most, np.int64)
     touched = np.empty(len(similarity), np.int32)
     near, how_near = np.empty(nearest, np.int32), np.empty(nearest, np.float32)
     room = nearest * len(nearness)
     held, scores = np.empty(room, np.int64), np.empty((room, 2), np.float32)
+    shared, closest = np.empty(room, np.int64), np.empty(room, np.float32)
     best, how_good = np.empty(most, np.int32), np.empty(most, np.float32)
     end = 0
     for b in range(size):
@@ -265,8 +269,10 @@ def _ask(
                 if slot < 0:
                     slot = slots
                     place[item], held[slot] = slot, item
-                    scores[slot, 0] = scores[slot, 1] = 0
+                    scores[slot, 0] = scores[slot, 1] = closest[slot] = 0
                     slots += 1
+                if alike > closest[slot]:
+                    closest[slot], shared[slot] = alike, match[s]
                 scores[slot, 0] += alike * idf[item]
                 if at > matched:
                     scores[slot, 1] += alike * nearness[at - matched - 1]
@@ -278,14 +284,14 @@ def _ask(
         for n in range(chosen - 1, -1, -1):  # the heap gives the worst first
             item = -best[0]
             out_items[end + n] = item
-            out_scores[end + n] = scores[place[item]]
+            out_scores[end + n], out_shared[end + n] = scores[place[item]], shared[place[item]]
             best[0], how_good[0] = best[n], how_good[n]
             _sink(best, how_good, n)
         for n in range(slots):
             place[held[n]] = -1
         end += chosen
         starts[b + 1] = end
-    return starts, out_items[:end], out_scores[:end]
+    return starts, out_items[:end], out_scores[:end], out_shared[:end]
 
 
 @compiled

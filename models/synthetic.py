@@ -11,13 +11,14 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from models.bundle import Bundle, assemble, feature_schema
+from models.bundle import FORMAT, Bundle, assemble, feature_schema
 from models.bundle_files import file_table, manifest_text, write_files
 from models.candidates import Blend
 from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.golden import golden_answers
 from models.retrieval import FLAT_UP_TO, build_index
+from models.session_knn import KnnSettings, PastSessions, past_sessions
 from udfs.events import TYPE_CODES
 from udfs.session_features import FEATURES, SessionBatch
 
@@ -37,7 +38,7 @@ def write_synthetic_bundle(
     vectors = _vectors(rng, cluster, dimension)
     catalogue = _catalogue(rng, items, cluster)
     table = _neighbours(rng, cluster, min(neighbours, items))
-    manifest, files = _files(catalogue, vectors, table, seed)
+    manifest, files = _files(catalogue, vectors, table, _past(rng, table, Blend().knn), seed)
     bundle = assemble(manifest, files)
     sessions = synthetic_sessions(bundle, 8, seed)
     files["golden.json"] = golden_answers(bundle, sessions)
@@ -98,14 +99,30 @@ def _neighbours(rng: np.random.Generator, cluster: np.ndarray, count: int) -> Ne
     return Neighbours(items, (weights * 0.3).astype(np.float16).astype(np.float32))
 
 
+def _past(rng: np.random.Generator, table: Neighbours, settings: KnnSettings) -> PastSessions:
+    """Sessions that go from neighbour to neighbour: twice as many as items, of 2 to 8 rows."""
+    size = len(table.items)
+    lengths = rng.integers(2, 9, min(2 * size, 100_000))
+    longest = int(lengths.max())
+    items = rng.integers(0, size, (len(lengths), longest))
+    for step in range(1, longest):
+        near = rng.integers(0, table.items.shape[1], len(lengths))
+        items[:, step] = table.items[items[:, step - 1], near]
+    inside = np.arange(longest) < lengths[:, None]
+    session = np.repeat(np.arange(len(lengths)), lengths)
+    return past_sessions(
+        items[inside], session, _START_MS - 1000 * (len(lengths) - session), size, settings
+    )
+
+
 def _files(
-    catalogue: Catalogue, vectors: np.ndarray, table: Neighbours, seed: int
+    catalogue: Catalogue, vectors: np.ndarray, table: Neighbours, past: PastSessions, seed: int
 ) -> tuple[dict[str, object], dict[str, bytes]]:
     import torch
 
     from models.encoders import CandidateRanker, SessionEncoder
     from models.export import export_encoder, export_ranker
-    from models.fitting import catalogue_files, npy
+    from models.fitting import catalogue_files, npy, past_files
 
     torch.manual_seed(seed)
     blend = Blend()
@@ -115,6 +132,7 @@ def _files(
     index, why = _index(vectors, seed, blend)
     files = {
         **catalogue_files(catalogue, table),
+        **past_files(past),
         "encoder.onnx": export_encoder(encoder, blend.recent),
         "ranker.onnx": export_ranker(ranker),
         "vectors.npy": npy(vectors),
@@ -122,7 +140,7 @@ def _files(
     }
     manifest: dict[str, object] = {
         "bundle_version": f"synthetic-{len(catalogue)}-{seed}",
-        "format": 1,
+        "format": FORMAT,
         "features": schema,
         "blend": blend.model_dump(),
         "texts": {"together": "bought together with"},

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -30,11 +31,15 @@ class EncoderSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    kind: Literal["gru", "transformer", "gru+transformer"] = Field(
+        default="gru",
+        description="GRU4Rec, SASRec, or the mean of both, each of half the dimension",
+    )
     dimension: int = Field(default=64, ge=4, description="numbers of an item or session vector")
     epochs: int = Field(default=10, ge=1, description="at most")
     patience: int = Field(default=1, ge=0, description="epochs without improvement before it stops")
     batch: int = Field(default=2048, ge=1, description="targets in a step, about")
-    learning_rate: float = Field(default=6e-3, gt=0, description="of Adam")
+    learning_rate: float = Field(default=6e-3, gt=0, description="of Adam, falling along a cosine")
     dropout: float = Field(default=0.25, ge=0, lt=1, description="of item vectors and states")
     negatives: int = Field(
         default=1024, ge=0, description="items a batch is compared with; 0: the whole catalogue"
@@ -82,15 +87,51 @@ def fit_encoder(
     settings: EncoderSettings,
     seed: int,
     progress: Progress,
-) -> tuple[SessionEncoder, int]:
+    epochs: Sequence[int] = (),
+) -> tuple[SessionEncoder, list[int]]:
     """The encoder with the best validation loss (without `valid`: after all epochs).
 
-    It reads the last `length` items of a session; `size` is the catalogue's.
-    Returned with the number of epochs it was fitted for.
+    It reads the last `length` items of a session; `size` is the catalogue's. Its towers are fitted
+    alone, each for as many `epochs` as given. Returned with the number of epochs of each.
     """
+    kinds = settings.kind.split("+")
+    fitted = [
+        _fit_tower(
+            rows,
+            valid,
+            size,
+            length,
+            settings.model_copy(
+                update={
+                    "kind": kind,
+                    "dimension": settings.dimension // len(kinds),
+                    "epochs": epochs[number] if epochs else settings.epochs,
+                }
+            ),
+            seed + number,
+            progress,
+        )
+        for number, kind in enumerate(kinds)
+    ]
+    took = [best for _, best in fitted]
+    if len(fitted) == 1:
+        return fitted[0][0], took
+    return SessionEncoder.joined([each for each, _ in fitted], settings.dropout).eval(), took
+
+
+def _fit_tower(
+    rows: ItemRows,
+    valid: ItemRows | None,
+    size: int,
+    length: int,
+    settings: EncoderSettings,
+    seed: int,
+    progress: Progress,
+) -> tuple[SessionEncoder, int]:
     device = make_deterministic(seed, torch.get_num_threads())
     rng = np.random.default_rng(seed)
-    encoder = SessionEncoder(size, settings.dimension, settings.dropout).to(device)
+    encoder = SessionEncoder(size, settings.dimension, settings.dropout, settings.kind, length)
+    encoder = encoder.to(device)
     negatives = Negatives.by_counts(rows.items, size, settings.negatives)
 
     def loss(batch: np.ndarray) -> torch.Tensor:
@@ -129,6 +170,7 @@ def trained(
         encoder.train()
         todo = epoch()
         for step, batch in enumerate(todo):
+            _slow_down(optimiser, settings, (number - 1 + step / len(todo)) / settings.epochs)
             value = loss(batch)
             optimiser.zero_grad()
             value.backward()
@@ -147,6 +189,13 @@ def trained(
             break
     encoder.load_state_dict(best_state)
     return encoder.eval(), best_epoch
+
+
+def _slow_down(optimiser: torch.optim.Optimizer, settings: EncoderSettings, done: float) -> None:
+    """Let the learning rate fall along half a cosine, to a twentieth at the end."""
+    rate = settings.learning_rate * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done)))
+    for group in optimiser.param_groups:
+        group["lr"] = rate
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,7 @@ def read_parent(place: Folder | Path | str, sha256: str | None = None) -> Parent
     manifest, files = read_files(Folder.at(place), sha256)
     bundle = assemble(manifest, files)
     try:
-        fit = FitSettings(**manifest["settings"]["fit"]).model_copy(update={"blend": bundle.blend})
+        fit = FitSettings(**manifest["settings"]["fit"])
         until_ms = int(manifest["data_window"]["to"])
         return parent_of(bundle, files, until_ms, fit)
     except (KeyError, TypeError, ValueError) as error:
@@ -57,6 +57,7 @@ def parent_of(
 ) -> Parent:
     """A bundle in memory, made of these files, that has learned what was until then."""
     visits = np.array(_items(files)["visits"].to_pylist(), np.float64)
+    fit = fit.model_copy(update={"blend": bundle.blend})
     return Parent(bundle, files["encoder.onnx"], files["ranker.onnx"], visits, until_ms, fit)
 
 
@@ -70,12 +71,27 @@ def restored_encoder(data: bytes, vectors: np.ndarray, dropout: float) -> Sessio
 
     Raises ValueError for another network.
     """
-    weights = _tensors(data)
-    encoder = SessionEncoder(len(vectors), vectors.shape[1], dropout)
+    tensors = _tensors(data)
     try:
+        towers = [_tower(tensors, f"{number}.") for number in range(len(tensors.get("parts", [0])))]
+        kind = "+".join("gru" if "gru.weight_ih_l0" in each else "transformer" for each in towers)
+        length = max((len(each["places"]) for each in towers if "places" in each), default=10)
+        encoder = SessionEncoder(len(vectors), vectors.shape[1], dropout, kind, length)
+        state = {"vectors.weight": torch.tensor(vectors)}
+        for number, tower in enumerate(towers):
+            state |= {f"towers.{number}.{name}": torch.tensor(w) for name, w in tower.items()}
+        encoder.load_state_dict(state)
+    except (LookupError, ValueError, RuntimeError) as error:
+        raise ValueError(f"expected towers and projections in encoder.onnx; {error}") from None
+    return encoder
+
+
+def _tower(tensors: dict[str, np.ndarray], own: str) -> dict[str, np.ndarray]:
+    """The weights of the tower whose names begin with `own`, as torch calls and turns them."""
+    weights = {name[len(own) :]: w for name, w in tensors.items() if name.startswith(own)}
+    if "input" in weights:
         of_input, of_hidden = np.split(weights["bias"][0], 2)
-        arrays = {
-            "vectors.weight": vectors,
+        return {
             "gru.weight_ih_l0": _torch_gates(weights["input"][0]),
             "gru.weight_hh_l0": _torch_gates(weights["hidden"][0]),
             "gru.bias_ih_l0": _torch_gates(of_input),
@@ -83,10 +99,9 @@ def restored_encoder(data: bytes, vectors: np.ndarray, dropout: float) -> Sessio
             "project.weight": weights["project"],
             "project.bias": weights["offset"],
         }
-        encoder.load_state_dict({name: torch.tensor(value) for name, value in arrays.items()})
-    except (LookupError, ValueError, RuntimeError) as error:
-        raise ValueError(f"expected a GRU and a projection in encoder.onnx; {error}") from None
-    return encoder
+    layers = {name: w for name, w in weights.items() if name.endswith((".weight", ".bias"))}
+    inner = [name for name, w in layers.items() if w.ndim == 2 and name != "project.weight"]
+    return {**layers, **{name: layers[name].T for name in inner}, "places": weights["places"]}
 
 
 def ranker_weights(data: bytes) -> RankerWeights:

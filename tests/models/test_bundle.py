@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from models.bundle import BundleError, load_bundle
+from models.bundle import FORMAT, BundleError, load_bundle
 from models.bundle_files import FILES, MANIFEST, read_files, write_files
 from models.recommender import Recommender
 from models.storage import Folder
@@ -86,7 +86,7 @@ def test_a_broken_manifest_is_refused(path: Path, text: str) -> None:
 
 def test_another_format_is_refused(path: Path) -> None:
     resigned(path, format=99)
-    refused(path, "expected format 1; got 99")
+    refused(path, f"expected format {FORMAT}; got 99")
 
 
 def test_another_feature_schema_is_refused(path: Path) -> None:

@@ -13,6 +13,7 @@ from models.candidates import (
     recent_items,
     session_context,
 )
+from models.session_knn import Alike
 from udfs.session_features import FEATURES
 
 V, D = 6, 2
@@ -29,7 +30,7 @@ def found() -> Candidates:
     neighbours[0], neighbours[1] = 3, 3
     weights[0], weights[1] = (0.4, 0.2, 0.0), (0.2, 0.8, 0.5)
     vectors = np.arange(V * D, dtype=np.float32).reshape(V, D)
-    static = np.zeros((V, len(CANDIDATE_FEATURES) - 12), np.float32)
+    static = np.zeros((V, len(CANDIDATE_FEATURES) - 17), np.float32)
     builder = CandidateBuilder(
         vectors, neighbours, weights, static, PRICES, CATEGORIES, np.array([5, 4]), BLEND
     )
@@ -37,7 +38,13 @@ def found() -> Candidates:
     features = np.zeros((1, len(FEATURES)), np.float32)
     features[0, FEATURES.index("mean_price")] = 2.0
     near, scores = np.array([[3, 2]]), np.array([[13, 9]], np.float32)
-    return builder.gather(recent, np.ones((1, D), np.float32), near, scores, features)
+    alike = Alike(
+        np.array([0, 2]),
+        np.array([4, 1]),
+        np.array([[3.0, 2.0], [1.5, 0.0]], np.float32),
+        np.array([0, 1]),
+    )
+    return builder.gather(recent, np.ones((1, D), np.float32), near, scores, alike, features)
 
 
 def value(found: Candidates, item: int, feature: str) -> float:
@@ -46,9 +53,9 @@ def value(found: Candidates, item: int, feature: str) -> float:
 
 
 def test_candidates_are_the_union_of_all_sources(found: Candidates) -> None:
-    assert sorted(found.items.tolist()) == [0, 1, 2, 3, 5]
+    assert sorted(found.items.tolist()) == [0, 1, 2, 3, 4, 5]
     assert set(found.items[found.seen > 0].tolist()) == {0, 1}
-    assert found.starts.tolist() == [0, 5]
+    assert found.starts.tolist() == [0, 6]
 
 
 def test_neural_features(found: Candidates) -> None:
@@ -69,6 +76,16 @@ def test_covisits_decay_with_the_steps_back(found: Candidates) -> None:
     assert value(found, 5, "together") == 0.0
 
 
+def test_what_past_sessions_alike_held_is_told(found: Candidates) -> None:
+    assert value(found, 4, "alike") == pytest.approx(np.log1p(3.0))
+    assert value(found, 4, "alike_share") == 1.0
+    assert value(found, 1, "alike_share") == 0.5
+    assert value(found, 4, "near") == pytest.approx(np.log1p(2.0))
+    assert value(found, 1, "near") == 0.0
+    assert found.because[found.items.tolist().index(4)] == 0
+    assert found.because[found.items.tolist().index(1)] == -1  # no item is its own reason
+
+
 def test_price_and_category_are_compared_with_the_session(found: Candidates) -> None:
     assert value(found, 3, "price_ratio") == pytest.approx(np.log(2.0))
     assert value(found, 2, "price_ratio") == 0.0  # its price is not known
@@ -80,6 +97,9 @@ def test_price_and_category_are_compared_with_the_session(found: Candidates) -> 
 def test_what_was_seen_is_counted(found: Candidates) -> None:
     assert value(found, 1, "seen") == pytest.approx(np.log(2.0))
     assert value(found, 3, "seen") == 0.0
+    assert value(found, 0, "newest_seen") == 1.0
+    assert value(found, 1, "newest_seen") == 0.5
+    assert value(found, 3, "newest_seen") == 0.0
 
 
 def test_recent_items_are_the_newest_first() -> None:

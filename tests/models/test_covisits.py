@@ -33,9 +33,11 @@ def test_items_of_different_sessions_are_not_together() -> None:
     assert not weights_of(table, 1, 2).any()
 
 
-def test_an_item_is_no_neighbour_of_itself() -> None:
+def test_an_item_may_follow_itself_but_is_not_together_with_itself() -> None:
     table = fit([0, 0, 1], [0, 0, 0], ["a", "b"])
-    assert not weights_of(table, 0, 0).any()
+    together, following, similar = weights_of(table, 0, 0)
+    assert (together, similar) == (0, 0)
+    assert following == pytest.approx(1 / (2 + 5), rel=1e-3)
 
 
 def test_titles_that_share_rare_words_are_similar() -> None:

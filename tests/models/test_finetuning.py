@@ -161,4 +161,4 @@ def test_curves_of_both_passes_are_told(serving: Path, new: Slices, replay: Sess
         "final/encoder/loss",
     }
     assert points["trial/encoder/validation_loss"][0] == 0  # before the first epoch
-    assert len(points["final/encoder/loss"]) % fitted.epochs == 0
+    assert len(points["final/encoder/loss"]) % fitted.epochs[0] == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from itertools import pairwise
 from time import thread_time
 
 import numpy as np
@@ -51,10 +52,10 @@ def ask(past: PastSessions, how: KnnSettings, *questions: list[int]) -> list[dic
     for row, question in enumerate(questions):
         recent[row, : len(question)] = question
     lengths = np.array([len(question) for question in questions])
-    starts, items, scores = SessionKnn(past, how, 6).ask(recent, lengths)
+    found = SessionKnn(past, how, 6).ask(recent, lengths)
     return [
-        {int(items[at]): tuple(scores[at].tolist()) for at in range(starts[b], starts[b + 1])}
-        for b in range(len(questions))
+        {int(found.items[at]): tuple(found.scores[at].tolist()) for at in range(low, high)}
+        for low, high in pairwise(found.starts.tolist())
     ]
 
 

@@ -20,10 +20,10 @@ from models.warm_start import (
 )
 
 
-@pytest.fixture
-def encoder() -> SessionEncoder:
+@pytest.fixture(params=["gru", "transformer", "gru+transformer"])
+def encoder(request: pytest.FixtureRequest) -> SessionEncoder:
     torch.manual_seed(1)
-    return SessionEncoder(20, 8, 0.0).eval()
+    return SessionEncoder(20, 8, 0.0, request.param, length=5).eval()
 
 
 def test_an_exported_encoder_can_be_trained_on_and_exported_to_the_same_bytes(
@@ -39,9 +39,9 @@ def test_an_exported_encoder_can_be_trained_on_and_exported_to_the_same_bytes(
 
 def test_only_an_encoder_is_restored(encoder: SessionEncoder) -> None:
     ranker = export_ranker(CandidateRanker(5, 3, 4))
-    with pytest.raises(ValueError, match=r"expected a GRU and a projection in encoder\.onnx"):
+    with pytest.raises(ValueError, match=r"expected towers and projections in encoder\.onnx"):
         restored_encoder(ranker, np.zeros((20, 8), np.float32), dropout=0.0)
-    with pytest.raises(ValueError, match=r"expected a GRU and a projection in encoder\.onnx"):
+    with pytest.raises(ValueError, match=r"expected towers and projections in encoder\.onnx"):
         restored_encoder(export_encoder(encoder, 5), np.zeros((20, 9), np.float32), dropout=0.0)
 
 
