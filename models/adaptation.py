@@ -17,15 +17,14 @@ from itertools import chain, count
 import numpy as np
 import torch
 
+from models.batching import ItemRows, batches
 from models.encoders import SessionEncoder
 from models.losses import distillation
 from models.training import (
     EncoderSettings,
-    ItemRows,
     Negatives,
     Progress,
     Record,
-    batches,
     make_deterministic,
     states,
     trained,

@@ -53,8 +53,8 @@ class Blend(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     recent: int = Field(default=10, ge=1, le=100, description="items of a session looked at")
-    neural: int = Field(default=80, ge=1, description="candidates from the index")
-    popular: int = Field(default=30, ge=1, description="candidates that are trending or popular")
+    neural: int = Field(default=60, ge=1, description="candidates from the index")
+    popular: int = Field(default=20, ge=1, description="candidates that are trending or popular")
     together_decay: float = Field(
         default=0.75, gt=0, le=1, description="weight of co-visits for each step back"
     )

@@ -59,14 +59,18 @@ def evaluate(
     return results
 
 
-def encoder_scores(bundle: Bundle, batch: SessionBatch) -> np.ndarray:
-    """Inner products with every item [B, V]; NaN for a session without a known item."""
+def encoder_scores(bundle: Bundle, batch: SessionBatch, part: slice = slice(None)) -> np.ndarray:
+    """Inner products with every item [B, V]; NaN for a session without a known item.
+
+    `part` says which of the vectors' numbers count: those of one tower.
+    """
     out = np.full((len(batch), len(bundle.catalogue)), np.nan, np.float32)
     for some, codes, lengths in _recent(bundle, batch):
         length = int(lengths.max())
         place = np.maximum(lengths[:, None] - 1 - np.arange(length), 0)
         order = np.take_along_axis(codes, place, axis=1)
-        out[some] = encode(bundle.encoder, bundle.vectors[order], lengths) @ bundle.vectors.T
+        states = encode(bundle.encoder, bundle.vectors[order], lengths)
+        out[some] = states[:, part] @ bundle.vectors[:, part].T
     return out
 
 

@@ -32,8 +32,9 @@ from models.fitting import (
     part_files,
     ranking_task,
 )
+from models.ranker_training import fit_ranker
 from models.sessions import SessionLog
-from models.training import EncoderSettings, Progress, Record, fit_ranker, unrecorded
+from models.training import EncoderSettings, Progress, Record, unrecorded
 from models.warm_start import Parent, ranker_weights, restored_encoder, starting_vectors
 
 

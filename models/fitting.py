@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from models.batching import ItemRows
 from models.bundle import FORMAT, Bundle, assemble, feature_schema
 from models.candidates import Blend, known_items, session_context
 from models.catalogue import Catalogue, catalogue_of
@@ -24,19 +25,12 @@ from models.encoders import CandidateRanker, SessionEncoder
 from models.evaluation import sampled_targets
 from models.export import export_encoder, export_ranker
 from models.networks import encode, open_network
+from models.ranker_training import RankerSettings, RankingTask, fit_ranker
 from models.recommender import Recommender
 from models.retrieval import build_index
 from models.session_knn import KnnSettings, PastSessions, past_sessions
 from models.sessions import SessionLog
-from models.training import (
-    EncoderSettings,
-    ItemRows,
-    Progress,
-    RankerSettings,
-    RankingTask,
-    fit_encoder,
-    fit_ranker,
-)
+from models.training import EncoderSettings, Progress, fit_encoder
 from models.tuning import best_half_life
 from udfs.session_features import FEATURES, SessionBatch, session_features
 
@@ -284,6 +278,7 @@ def base_manifest(settings: FitSettings) -> dict[str, Any]:
         "format": FORMAT,
         "features": feature_schema(),
         "blend": settings.blend.model_dump(),
+        "encoder": settings.encoder.kind,
         "texts": {"together": settings.bought_together},
     }
 

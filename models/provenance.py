@@ -12,6 +12,7 @@ from models.sessions import SessionLog
 
 _ROOT = Path(__file__).resolve().parent.parent
 CODE = (
+    "models/batching.py",
     "models/candidates.py",
     "models/catalogue.py",
     "models/covisits.py",
@@ -23,6 +24,7 @@ CODE = (
     "models/kernels.py",
     "models/losses.py",
     "models/networks.py",
+    "models/ranker_training.py",
     "models/ranking.py",
     "models/recommender.py",
     "models/retrieval.py",

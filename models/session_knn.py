@@ -26,8 +26,8 @@ class KnnSettings(BaseModel):
 
     per_item: int = Field(default=500, ge=1, description="newest sessions of an item that are kept")
     longest: int = Field(default=30, ge=2, description="items of a past session, the last ones")
-    nearest: int = Field(default=150, ge=1, description="most similar sessions that vote")
-    items: int = Field(default=100, ge=1, description="candidates they may propose")
+    nearest: int = Field(default=100, ge=1, description="most similar sessions that vote")
+    items: int = Field(default=60, ge=1, description="candidates they may propose")
     decay: float = Field(default=0.75, gt=0, le=1, description="weight of an item, each step back")
     length_power: float = Field(
         default=0.5, ge=0, description="power of its length by which a past session weighs less"
@@ -269,7 +269,8 @@ def _ask(
                 if slot < 0:
                     slot = slots
                     place[item], held[slot] = slot, item
-                    scores[slot, 0] = scores[slot, 1] = closest[slot] = 0
+                    scores[slot, 0] = scores[slot, 1] = 0
+                    closest[slot] = -1  # a very old session weighs nothing, and is a reason still
                     slots += 1
                 if alike > closest[slot]:
                     closest[slot], shared[slot] = alike, match[s]

@@ -21,8 +21,8 @@ from models.bundle_files import read_files
 from models.covisits import Neighbours
 from models.encoders import SessionEncoder
 from models.fitting import FitSettings
+from models.ranker_training import RankerWeights
 from models.storage import Folder
-from models.training import RankerWeights
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from models.bundle import Bundle
 from models.finetuning import FinetuneSettings
 from models.fitting import FitSettings, Fitted, Slices
 from models.publishing import finished, publish
+from models.ranker_training import RankerSettings
 from models.samples import Sample
 from models.sessions import EventTable, ItemFacts, SessionLog, sessions_from
-from models.training import EncoderSettings, RankerSettings
+from models.training import EncoderSettings
 from udfs.events import EVENT_TYPES, TYPE_CODES
 
 torch.set_num_threads(1)  # of so little work, threads would mostly wait for one another

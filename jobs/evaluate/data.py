@@ -110,9 +110,9 @@ def periods(source: Source) -> list[SessionLog]:
     if not columns.time:
         table = table.append_column(time, pa.array(_weekly(period)))
     table = table.append_column("_session", _paired(table[columns.session or ""], period))
-    events, _ = events_of(
-        table, replace(columns, time=time, session="_session", user=None), _unit(table, time), _VIEW
-    )
+    unit = _unit(table, time) if columns.time else "ms"
+    named = replace(columns, time=time, session="_session", user=None)
+    events, _ = events_of(table, named, unit, _VIEW)
     log = sessions_from(events, GAP_MS)
     cuts = np.searchsorted(_periods_of(log, period, events.times), np.arange(period.max() + 2))
     return [log.part(int(low), int(high)) for low, high in pairwise(cuts)]

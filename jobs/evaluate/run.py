@@ -16,7 +16,16 @@ from models.covisits import NeighbourSettings
 from models.evaluation import encoder_scores
 from models.fitting import FitSettings, Fitted, Slices, fit, neighbours_of
 from models.metrics import ranks_from_lists
-from models.protocol import LIST, HeldOut, Progress, Standing, chunks, held_out, of_scores
+from models.protocol import (
+    LIST,
+    HeldOut,
+    Progress,
+    Scorer,
+    Standing,
+    chunks,
+    held_out,
+    of_scores,
+)
 from models.publishing import finished, publish
 from models.recommender import Recommender, Settings
 from models.session_knn import KnnSettings, past_sessions
@@ -91,17 +100,42 @@ def judged(
     """The standing of a fitted bundle, of its encoder and of the baselines on the same items."""
     code = _codes(bundle, train)
     standings = dict(_baselines(bundle, train, code, held, progress))
-    standings["encoder"] = of_scores(
-        lambda batch: encoder_scores(bundle, batch),
-        held,
-        code,
-        watch.seconds.get("encoder", 0.0),
-        (len(fitted.files["encoder.onnx"]) + bundle.vectors.nbytes) / _MB,
-        progress,
-        "the encoder",
-    )
+    standings |= _towers(bundle, fitted, code, held, watch, progress)
     standings["blend"] = _blend(bundle, fitted, held, watch.total, progress)
     return Judged(standings, bundle.catalogue.popularity, held, fitted, bundle)
+
+
+def _towers(
+    bundle: Bundle,
+    fitted: Fitted,
+    code: np.ndarray,
+    held: HeldOut,
+    watch: Stopwatch,
+    progress: Progress,
+) -> dict[str, Standing]:
+    """Each tower of the encoder, and all of them together where there are several."""
+    kinds = fitted.manifest["encoder"].split("+")
+    width = bundle.vectors.shape[1] // len(kinds)
+    parts = {kind: slice(n * width, (n + 1) * width) for n, kind in enumerate(kinds)}
+    if len(kinds) > 1:
+        parts["encoders"] = slice(None)
+
+    def scorer(part: slice) -> Scorer:
+        return lambda batch: encoder_scores(bundle, batch, part)
+
+    size = (len(fitted.files["encoder.onnx"]) + bundle.vectors.nbytes) / _MB
+    return {
+        name: of_scores(
+            scorer(part),
+            held,
+            code,
+            watch.seconds.get(name, sum(watch.seconds.get(kind, 0.0) for kind in kinds)),
+            size if part.start is None else size / len(kinds),
+            progress,
+            name,
+        )
+        for name, part in parts.items()
+    }
 
 
 def _codes(bundle: Bundle, log: SessionLog) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,19 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.evaluate import data, evaluate
+from models.bundle import load_bundle
+from models.protocol import held_out
+from models.recommender import Recommender, Settings
+from udfs.events import decode, to_text
+from udfs.recommend import Answering, Rules
 
 HOUR_S = 3_600
 SMALL = [
-    *("--set", "encoder.dimension=16", "--set", "encoder.epochs=4", "--set", "encoder.batch=64"),
+    *("--set", "encoder.dimension=32", "--set", "encoder.epochs=4", "--set", "encoder.batch=64"),
     *("--set", "encoder.learning_rate=0.02", "--set", "encoder.dropout=0.1"),
     *("--set", "ranker.samples=400", "--set", "ranker.epochs=10", "--threads", "1"),
 ]
-MODELS = {"popularity", "item_knn", "vsknn", "encoder", "blend"}
+MODELS = {"popularity", "item_knn", "vsknn", "gru", "transformer", "encoders", "blend"}
 
 
 def cycles(sessions: int, seed: int, start_s: int = 1_700_000_000) -> dict[str, list]:
@@ -69,11 +75,41 @@ def test_the_last_line_tells_every_models_figures_and_the_bundle_is_written(file
             told[model]
         )
     assert told["blend"]["mrr20"] > 0.9 > told["popularity"]["mrr20"]
-    assert told["encoder"]["train_s"] > 0 < told["blend"]["list_us"]
+    assert told["gru"]["train_s"] > 0 < told["blend"]["list_us"]
     manifest = json.loads((files / "bundle" / "manifest.json").read_text())
     assert manifest["metrics"]["blend"]["mrr20"] == pytest.approx(told["blend"]["mrr20"], abs=1e-5)
     for word in ("V-SKNN", "vsknn", "MRR@20", f"{told['predictions']} predictions"):
         assert word in done.stderr
+
+
+def test_what_was_judged_is_what_a_job_serves(files: Path) -> None:
+    """The bundle answers events, one after another, with lists of the quality that was told."""
+    words = ["--train", str(files / "train.parquet"), "--test", str(files / "test.csv")]
+    done = run(*words, "--bundle", str(files / "served"), *SMALL, "--set", "ranker.epochs=1")
+    told = json.loads(done.stdout.splitlines()[-1])["blend"]
+    recommender = Recommender(load_bundle(files / "served"), Settings(exclude_seen=False))
+    answering = Answering(lambda _: recommender, Rules(("view_item",), HOUR_S * 500))
+    source = data.Source(files / "train.parquet", files / "test.csv")
+    held = held_out(*data.split(source)).log
+    ranks = []
+    for low, high in pairwise(held.offsets.tolist()):
+        shown: list[str] = []
+        for row in range(low, high):
+            item = held.facts.ids[held.items[row]]
+            if shown:
+                (answer,), _ = answering.answer(["u"], [",".join(shown)])
+                assert answer is not None
+                listed = json.loads(answer.value)["items"]
+                score = {each["item_id"]: each["score"] for each in listed}
+                own = score.get(item, np.inf)
+                ranks.append(sum(each >= own for each in score.values()) or np.inf)
+            event = {"event_id": f"{row}", "event_type": "view_item", "user_id": "u"}
+            event |= {"event_time": int(held.times[row]), "item_id": item}
+            shown.append(to_text(decode(json.dumps(event).encode(), 1 << 62)[1]))
+    assert len(ranks) == told["count"]
+    assert np.mean(1 / np.array(ranks)) == pytest.approx(told["mrr20"], abs=1e-6)
+    assert np.mean(np.array(ranks) <= 5) == pytest.approx(told["hr5"], abs=1e-6)
+    assert told["mrr20"] < 1  # else any order would do
 
 
 def test_without_a_test_file_the_newest_sessions_are_judged_on(files: Path) -> None:
@@ -110,6 +146,8 @@ def test_a_session_that_goes_on_in_the_next_period_is_another_one(tmp_path: Path
     pq.write_table(table, tmp_path / "p.parquet")
     weeks = data.periods(data.Source(tmp_path / "p.parquet", period="p"))
     assert [[week.facts.ids[i] for i in week.items] for week in weeks] == [["2", "1", "3"], ["4"]]
+    days = (weeks[1].times - weeks[0].times[0]) / 86_400_000
+    assert days.tolist() == [pytest.approx(7 * (1 - 1 / 3))]
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from models.adaptation import mixed
+from models.batching import ItemRows
 from models.bundle import Bundle, load_bundle
 from models.evaluation import encoder_scores, scored
 from models.finetuning import finetune
@@ -17,7 +18,6 @@ from models.fitting import Fitted, Slices
 from models.metrics import reciprocal_rank
 from models.recommender import Recommender, Settings
 from models.sessions import SessionLog
-from models.training import ItemRows
 from models.warm_start import read_parent
 from tests.drift import NEW, STEADY, TUNE, published, sessions, silent
 from udfs.session_features import SessionBatch, session_features

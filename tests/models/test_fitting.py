@@ -8,9 +8,10 @@ import pytest
 from models.bundle import Bundle
 from models.evaluation import evaluate
 from models.fitting import FitSettings, Fitted, Slices, fit, split_by_time
+from models.ranker_training import RankerSettings
 from models.recommender import Recommender, Settings
 from models.sessions import SessionLog
-from models.training import EncoderSettings, RankerSettings
+from models.training import EncoderSettings
 from udfs.session_features import session_features
 
 SMALL = FitSettings(

@@ -152,6 +152,17 @@ def test_memory_is_bounded_by_the_newest_sessions_of_each_item() -> None:
     assert past.ends.min() >= (1000 - 3 * V) * 3_600_000
 
 
+def test_the_reason_is_an_item_of_the_question_however_old_the_sessions_are() -> None:
+    how = KnnSettings(half_life_days=0.01)
+    past = indexed([(0, [1, 2]), (1, [3, 4]), (24 * 365, [5, 6])], how)
+    recent = np.array([[3, 1, 7]], np.int32)
+    found = SessionKnn(past, how, 3).ask(recent, np.array([3]))
+    assert dict(zip(found.items.tolist(), found.because.tolist(), strict=True)) == {
+        **{1: 1, 2: 1},
+        **{3: 3, 4: 3},
+    }
+
+
 def test_items_that_leave_the_catalogue_leave_the_sessions() -> None:
     how = KnnSettings()
     past = indexed([(0, [1, 2]), (1, [2, 3])], how)
