@@ -7,8 +7,9 @@ import numpy as np
 from models.candidates import known_items, recent_items
 from models.covisits import Neighbours
 from models.kernels import answerable
+from models.past_sessions import KnnSettings, PastSessions
 from models.protocol import Scorer
-from models.session_knn import KnnSettings, PastSessions, SessionKnn
+from models.session_knn import SessionKnn
 from udfs.session_features import SessionBatch
 
 RECENT = 10

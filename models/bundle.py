@@ -29,7 +29,7 @@ from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.networks import open_network
 from models.onnx_scan import check_onnx
-from models.session_knn import PastSessions, restored
+from models.past_sessions import PastSessions, restored
 from models.storage import Folder
 from udfs.session_features import FEATURES, SCHEMA_VERSION
 

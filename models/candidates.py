@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from models import kernels
 from models.catalogue import STATIC_FEATURES
-from models.session_knn import Alike, KnnSettings
+from models.past_sessions import KnnSettings
+from models.session_knn import Alike
 from udfs.session_features import FEATURES, SessionBatch
 
 CANDIDATE_FEATURES = (

@@ -25,10 +25,10 @@ from models.encoders import CandidateRanker, SessionEncoder
 from models.evaluation import sampled_targets
 from models.export import export_encoder, export_ranker
 from models.networks import encode, open_network
+from models.past_sessions import KnnSettings, PastSessions, past_sessions
 from models.ranker_training import RankerSettings, RankingTask, fit_ranker
 from models.recommender import Recommender
 from models.retrieval import build_index
-from models.session_knn import KnnSettings, PastSessions, past_sessions
 from models.sessions import SessionLog
 from models.training import EncoderSettings, Progress, fit_encoder
 from models.tuning import best_half_life

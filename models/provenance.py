@@ -24,6 +24,7 @@ CODE = (
     "models/kernels.py",
     "models/losses.py",
     "models/networks.py",
+    "models/past_sessions.py",
     "models/ranker_training.py",
     "models/ranking.py",
     "models/recommender.py",

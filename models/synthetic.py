@@ -17,8 +17,8 @@ from models.candidates import Blend
 from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.golden import golden_answers
+from models.past_sessions import KnnSettings, PastSessions, past_sessions
 from models.retrieval import FLAT_UP_TO, build_index
-from models.session_knn import KnnSettings, PastSessions, past_sessions
 from udfs.events import TYPE_CODES
 from udfs.session_features import FEATURES, SessionBatch
 

@@ -7,7 +7,8 @@ import numpy as np
 from models.candidates import Blend, known_items, recent_items
 from models.kernels import answerable
 from models.metrics import MISS, reciprocal_rank
-from models.session_knn import PastSessions, SessionKnn
+from models.past_sessions import PastSessions
+from models.session_knn import SessionKnn
 from models.sessions import SessionLog
 from udfs.session_features import SessionBatch
 

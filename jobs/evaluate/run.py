@@ -16,6 +16,7 @@ from models.covisits import NeighbourSettings
 from models.evaluation import encoder_scores
 from models.fitting import FitSettings, Fitted, Slices, fit, neighbours_of
 from models.metrics import ranks_from_lists
+from models.past_sessions import KnnSettings, past_sessions
 from models.protocol import (
     LIST,
     HeldOut,
@@ -28,7 +29,6 @@ from models.protocol import (
 )
 from models.publishing import finished, publish
 from models.recommender import Recommender, Settings
-from models.session_knn import KnnSettings, past_sessions
 from models.sessions import SessionLog
 from udfs.session_features import session_features
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from models.baselines import item_knn, popularity, session_knn
 from models.covisits import NeighbourSettings, fit_neighbours
-from models.session_knn import KnnSettings, past_sessions
+from models.past_sessions import KnnSettings, past_sessions
 from udfs.session_features import SessionBatch
 
 ITEMS = np.array([0, 1, 0, 1, 2, 1, 2, 3])

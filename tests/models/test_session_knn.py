@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.session_knn import KnnSettings, PastSessions, SessionKnn, past_sessions, restored
+from models.past_sessions import KnnSettings, PastSessions, past_sessions, restored
+from models.session_knn import SessionKnn
 
 V = 12
 DAY_MS = 86_400_000
