@@ -90,7 +90,7 @@ def described(
 
 
 def _shown(default: Any) -> str:
-    return ", ".join(default) if isinstance(default, tuple) else str(default)
+    return ", ".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _read(path: Path, required: bool) -> dict[str, Any]:
