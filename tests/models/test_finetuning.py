@@ -157,6 +157,7 @@ def test_curves_of_both_passes_are_told(serving: Path, new: Slices, replay: Sess
     assert set(points) == {
         "trial/encoder/loss",
         "trial/encoder/validation_loss",
+        "trial/encoder/validation_mrr20",
         "ranker/loss",
         "final/encoder/loss",
     }
