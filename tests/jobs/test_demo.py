@@ -15,7 +15,7 @@ import pytest
 
 from jobs.demo.data import read_data
 from jobs.demo.malformed import malformed
-from jobs.demo.services import ROOT
+from jobs.demo.processes import ROOT
 from operators.accounting import OUTCOMES, accounted
 from tests.kafka import wait_for
 
