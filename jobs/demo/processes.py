@@ -17,6 +17,7 @@ import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 import yaml
@@ -130,13 +131,18 @@ class FlinkJob(Job):
     """A job that Flink runs, inside its process, between topics of a broker."""
 
     def __init__(
-        self, name: str, bootstrap: str, profile: str, settings: Mapping[str, Any]
+        self,
+        name: str,
+        bootstrap: str,
+        profile: str,
+        settings: Mapping[str, Any],
+        options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(name, settings)
         self.rest = f"http://127.0.0.1:{free_port()}"
         self._id = ""
         kafka = {"bootstrap": bootstrap, "group": f"streamrec-{name}", "start": "earliest"}
-        self.settings |= {"kafka": kafka, "engine": self._engine(profile)}
+        self.settings |= {"kafka": kafka, "engine": self._engine(profile, options)}
 
     def check_start(self) -> None:
         """Like `check`, and also if Flink had to start it again several times."""
@@ -155,7 +161,7 @@ class FlinkJob(Job):
         except (OSError, LookupError):
             return {}
 
-    def _engine(self, profile: str) -> dict[str, Any]:
+    def _engine(self, profile: str, options: Mapping[str, str]) -> dict[str, Any]:
         scratch = str(self.folder / "scratch")
         return {
             "profile": profile,
@@ -165,6 +171,7 @@ class FlinkJob(Job):
                 "io.tmp.dirs": scratch,
                 "web.tmpdir": scratch,
                 "blob.storage.directory": scratch,
+                **options,
             },
         }
 

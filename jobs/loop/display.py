@@ -20,7 +20,6 @@ from models.history import Decision
 BLOCKS = "▁▂▃▄▅▆▇█"
 COLOURS = ("yellow", "green", "cyan", "magenta")  # of bundles, in the order they acted
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
-FULL_CTR = 0.05  # of the highest block
 
 
 @dataclass
@@ -87,10 +86,10 @@ def picture(seconds: float, story: Story) -> RenderableType:
 
 
 def bars(rates: list[Rate], versions: list[str]) -> Text:
-    """A block an interval, as high as its CTR, in the colour of its bundle."""
-    text = Text()
+    """A block an interval, as high as its CTR beside the highest, in the colour of its bundle."""
+    text, highest = Text(), max((rate.ctr for rate in rates), default=0.0) or 1.0
     for rate in rates:
-        height = min(int(rate.ctr / FULL_CTR * len(BLOCKS)), len(BLOCKS) - 1)
+        height = round(rate.ctr / highest * (len(BLOCKS) - 1))
         text.append(BLOCKS[height], colour(rate.version, versions))
     return text
 

@@ -25,12 +25,12 @@ TOPICS = {
     "feedback": 1,
     "model-updates": 1,
 }
-PAST_EVENTS = 15_000
+PAST_EVENTS = 9_000
 GAP_S = 5  # of silence that end a session: shoppers here think for less than a second
-SHOPPERS = SimulateSettings(bundle=None, items=200, clusters=10, rate=200, think_s=0.7, run=1)
+SHOPPERS = SimulateSettings(bundle=None, items=120, clusters=8, rate=100, think_s=0.7, run=1)
 _DAY_MS = 86_400_000
 
-RECOMMEND = {"poll_s": 0.5, "session_gap_s": GAP_S}
+RECOMMEND = {"poll_s": 0.5, "session_gap_s": GAP_S, "list_size": 10, "batch_ms": 20}
 SESSIONS = {"session_gap_s": GAP_S, "out_of_order_s": 1, "idle_s": 5}
 FEEDBACK = {"horizon_s": 20, "out_of_order_s": 2, "idle_s": 5}
 TRAIN = {
@@ -43,6 +43,7 @@ FINETUNE = {
     "lead_s": 5,
     "round": {
         "least_sessions": 100,
+        "test_share": 0.25,
         "valid_share": 0.25,  # there are few sessions, and the ranker learns from these
         "finetune": {
             "epochs": 20,
@@ -54,6 +55,9 @@ FINETUNE = {
     },
 }
 """Settings of the jobs, beside those that name places."""
+
+UNHURRIED = {"execution.buffer-timeout.interval": "100 ms"}
+"""For jobs nobody waits for: flushing every millisecond in so many tasks fills the cores."""
 
 
 def past(until_ms: int) -> Iterator[ShopperEvent]:
