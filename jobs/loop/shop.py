@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from jobs.simulate.crowd import Clock, Crowd
-from jobs.simulate.population import ShopperEvent
+from jobs.simulate.population import ShopperEvent, Shopping
 from jobs.simulate.settings import Broker, SimulateSettings, population
 from jobs.simulate.tastes import Tastes
 
@@ -27,7 +27,15 @@ TOPICS = {
 }
 PAST_EVENTS = 9_000
 GAP_S = 5  # of silence that end a session: shoppers here think for less than a second
-SHOPPERS = SimulateSettings(bundle=None, items=120, clusters=8, rate=100, think_s=0.7, run=1)
+SHOPPERS = SimulateSettings(
+    bundle=None,
+    items=120,
+    clusters=8,
+    rate=100,
+    think_s=0.7,
+    run=1,
+    shopping=Shopping(leave=0.18),
+)
 _DAY_MS = 86_400_000
 
 RECOMMEND = {"poll_s": 0.5, "session_gap_s": GAP_S, "list_size": 10, "batch_ms": 20}
