@@ -64,21 +64,23 @@ class Screen:
         """Draw; where there is no terminal, a line from time to time."""
         story = self._story
         if self._console.is_terminal:
-            self._live.update(picture(seconds, story), refresh=True)
+            self._live.update(picture(seconds, story, self._console.width), refresh=True)
         elif story.rates.rates and seconds >= self._lines * LINE_SECONDS:
             self._lines = int(seconds / LINE_SECONDS) + 1
-            self._console.print(f"{clock(seconds)}  {_newest(story)}; {story.figures}")
+            self._console.print(
+                f"{clock(seconds)}  {_newest(story)}; {story.figures}", soft_wrap=True
+            )
 
     def _say(self, text: Text) -> None:
         self._story.told.append(text)
         self._console.print(text, soft_wrap=not self._console.is_terminal)
 
 
-def picture(seconds: float, story: Story) -> RenderableType:
+def picture(seconds: float, story: Story, width: int) -> RenderableType:
     """Below what was told: CTR over time, who is who, the counts, what is waited for."""
     return Group(
         Rule("clicks on the items of lists, over time", style="dim"),
-        bars(story.rates.rates, story.versions),
+        bars(story.rates.rates[-width:], story.versions),
         legend(story),
         Text(story.figures, "dim"),
         Text(f"{clock(seconds)}  ", "dim").append(f"{story.now} …", "bold"),
@@ -115,7 +117,7 @@ def clock(seconds: float) -> str:
 
 def _newest(story: Story) -> str:
     rate = story.rates.rates[-1]
-    return f"CTR {rate.ctr:.2%} now, of lists by {rate.version}"
+    return f"CTR {rate.ctr:.1%} now, of lists by {rate.version}"
 
 
 def tell(say: Console, told: Mapping[str, Any], as_json: bool) -> None:

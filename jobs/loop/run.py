@@ -85,19 +85,16 @@ class LoopRun:
         self.story.versions.append(version)
         self._tell(f"{version} acts: {shop.PAST_EVENTS:,} events taught it what goes with what")
         serving = {"bundle": str(first), "registry": str(self.registry.root.local)}
-        self._run("recommend", {**shop.RECOMMEND, **serving}, {})
+        self._run("recommend", {**shop.RECOMMEND, **serving})
         wake_up(self.bootstrap)
         self._until(self._answered, "waiting for the first list")
 
-    def _run(
-        self,
-        name: str,
-        settings: Mapping[str, object],
-        options: Mapping[str, str] = shop.UNHURRIED,
-    ) -> None:
+    def _run(self, name: str, settings: Mapping[str, object]) -> None:
         """Start a job that goes on until the end."""
-        job = FlinkJob(name, self.bootstrap, "latency", settings, options)
-        self.jobs[name] = self.services.start(job)
+        self.jobs[name] = self.services.start(self._job(name, settings))
+
+    def _job(self, name: str, settings: Mapping[str, object]) -> FlinkJob:
+        return FlinkJob(name, self.bootstrap, "latency", settings, shop.UNHURRIED)
 
     def _answered(self) -> bool:
         for job in self.jobs.values():
@@ -114,8 +111,7 @@ class LoopRun:
         seen = len(self.registry.history().decisions)
         self._tell(f"The finetune job runs on what {self.sessions:,} sessions tell")
         places = {"registry": str(self.registry.root.local), "folder": str(self.folder / "rounds")}
-        settings = {**shop.FINETUNE, **places}
-        with FlinkJob("finetune", self.bootstrap, "latency", settings, shop.UNHURRIED) as job:
+        with self._job("finetune", {**shop.FINETUNE, **places}) as job:
             self._until(lambda: not job.running(), "fine-tuning, judging")
         decisions = self.registry.history().decisions[seen:]
         if not decisions:

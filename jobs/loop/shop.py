@@ -38,7 +38,7 @@ SHOPPERS = SimulateSettings(
 )
 _DAY_MS = 86_400_000
 
-RECOMMEND = {"poll_s": 0.5, "session_gap_s": GAP_S, "list_size": 10, "batch_ms": 20}
+RECOMMEND = {"poll_s": 0.5, "session_gap_s": GAP_S, "list_size": 6, "batch_ms": 20}
 SESSIONS = {"session_gap_s": GAP_S, "out_of_order_s": 1, "idle_s": 5}
 FEEDBACK = {"horizon_s": 20, "out_of_order_s": 2, "idle_s": 5}
 TRAIN = {
@@ -64,8 +64,9 @@ FINETUNE = {
 }
 """Settings of the jobs, beside those that name places."""
 
-UNHURRIED = {"execution.buffer-timeout.interval": "100 ms"}
-"""For jobs nobody waits for: flushing every millisecond in so many tasks fills the cores."""
+UNHURRIED = {"execution.buffer-timeout.interval": "20 ms"}
+"""Flink's options of all jobs: shoppers think for longer than a list takes. Flushing every
+millisecond in all tasks of four jobs would fill two cores."""
 
 
 def past(until_ms: int) -> Iterator[ShopperEvent]:

@@ -100,6 +100,18 @@ def test_a_demo_that_is_terminated_while_starting_leaves_nothing(demo: Demo) -> 
     demo.assert_nothing_is_left()
 
 
+def test_a_loop_that_is_terminated_while_its_jobs_start_leaves_nothing(demo: Demo) -> None:
+    with demo.start("--loop", "--json") as process:
+        assert process.stderr is not None
+        for text in process.stderr:
+            if " acts: " in text:  # sessions and feedback run, recommend is about to
+                break
+        threading.Timer(3, process.send_signal, [signal.SIGTERM]).start()
+        out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    demo.assert_nothing_is_left()
+
+
 def test_a_job_that_refuses_to_start_is_told_with_its_reason(demo: Demo, tmp_path: Path) -> None:
     bundle = shutil.copytree(STARTER, tmp_path / "damaged")
     with (bundle / "index.faiss").open("r+b") as index:

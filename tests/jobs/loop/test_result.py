@@ -118,9 +118,9 @@ def test_the_screen_shows_the_story_the_bars_and_who_is_who() -> None:
     story.rates.look(10.0, {("a", False): Exposure(200, 2000, 120)})
     assert bars(story.rates.rates, story.versions).plain == "█▅"
     console = Console(file=io.StringIO(), force_terminal=True, width=100, color_system=None)
-    console.print(picture(61.0, story))
+    console.print(picture(61.0, story, 100))
     text = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "█ a  █ b  CTR 4.00% now, of lists by a" in text
+    assert "█ a  █ b  CTR 4.0% now, of lists by a" in text
     assert "1:01  waiting …" in text
 
 
@@ -134,7 +134,7 @@ def test_without_a_terminal_verdicts_and_figures_are_lines() -> None:
     lines = out.getvalue().splitlines()
     assert lines[0] == "0:05  The gate: b refused"
     assert lines[2].strip() == "coverage: 5 items"
-    assert lines[3:] == ["0:06  CTR 8.00% now, of lists by a; 10 events"]
+    assert lines[3:] == ["0:06  CTR 8.0% now, of lists by a; 10 events"]
 
 
 def test_the_summary_shows_what_is_missing() -> None:
