@@ -19,8 +19,8 @@ from models.registry import Registry
 
 PATIENCE_S = 300.0  # for each thing that is waited for
 LOOK_S = 2.0  # between two looks at topics and counters
-SESSIONS_BEFORE = 160  # closed ones, for the round before the drift
-SESSIONS_AFTER = 220  # closed since the drift or the last round, for each round after it
+SESSIONS_BEFORE = 190  # closed ones, for the round before the drift
+SESSIONS_AFTER = 330  # closed since the drift or the last round, for each round after it
 ROUNDS_AFTER = 3  # as often the loop may try to win clicks back
 LISTS_AFTER = 1500  # seen by shoppers of the new tastes, by which the new bundle is measured
 SETTLE_S = 20.0
@@ -46,7 +46,6 @@ class LoopRun:
         """The whole course; raises DemoError where it can not go on."""
         with self.screen:
             self._start()
-            self.traffic.start()
             try:
                 self._course()
             finally:
@@ -56,11 +55,16 @@ class LoopRun:
         return Closed(self.traffic.crowd, decisions, self.feedback, self.sessions, self._now())
 
     def _course(self) -> None:
+        """Two days in the shop: one that the bundle knows, and one of other tastes."""
         rate = shop.SHOPPERS.rate
         self._tell(f"Shoppers come, {rate:g} events a second; they see lists and click")
+        self.traffic.start()
         self._wait_for_sessions(SESSIONS_BEFORE)
+        self._tell("The shop closes for the night")
+        self.traffic.stop()
         self._round()
         self._drift()
+        self.traffic.start()
         for _ in range(ROUNDS_AFTER):
             self._wait_for_sessions(SESSIONS_AFTER)
             decision = self._round()
@@ -109,6 +113,7 @@ class LoopRun:
     def _round(self) -> Decision | None:
         """Run the finetune job; returns what the gate decided, None if there was too little."""
         seen = len(self.registry.history().decisions)
+        self._look()
         self._tell(f"The finetune job runs on what {self.sessions:,} sessions tell")
         places = {"registry": str(self.registry.root.local), "folder": str(self.folder / "rounds")}
         with self._job("finetune", {**shop.FINETUNE, **places}) as job:
@@ -125,8 +130,8 @@ class LoopRun:
         crowd.drift(shop.later(crowd.population.tastes))
         drift = shop.SHOPPERS.drift
         self._tell(
-            f"Tastes move: {drift.share:.0%} of the items change places, {drift.new_items:.0%} "
-            "are replaced by new ones, for every visit that begins now"
+            f"The shop opens, and tastes have moved: {drift.share:.0%} of the items changed "
+            f"places, {drift.new_items:.0%} are replaced by new ones"
         )
 
     def _follow(self, decision: Decision) -> None:

@@ -52,7 +52,7 @@ FINETUNE = {
     "round": {
         "least_sessions": 100,
         "test_share": 0.25,
-        "valid_share": 0.25,  # there are few sessions, and the ranker learns from these
+        "valid_share": 0.15,
         "finetune": {
             "epochs": 20,
             "patience": 2,

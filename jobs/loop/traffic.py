@@ -22,12 +22,15 @@ class Traffic:
         self.settings = shop.shoppers(bootstrap)
         self.crowd = crowd(self.settings, now_ms())
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="shoppers", daemon=True)
+        self._thread: threading.Thread | None = None
         self._error: SimulateError | None = None
 
     def start(self) -> None:
-        """Let them come: event time is that of this moment, and runs evenly from it."""
-        self.crowd.clock = Clock(now_ms(), self.crowd.clock.step_ms)
+        """Let them come, for the first time or again; their event time is that of this moment."""
+        step_ms = self.crowd.clock.step_ms
+        self.crowd.clock = Clock(now_ms() - round(self.crowd.sent * step_ms), step_ms)
+        self._stop.clear()
+        self._thread = threading.Thread(target=self._run, name="shoppers", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
@@ -38,7 +41,7 @@ class Traffic:
     def stop(self) -> None:
         """Let them end what they have decided on; returns when all of it was sent."""
         self._stop.set()
-        if self._thread.is_alive():
+        if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
