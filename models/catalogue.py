@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ STATIC_FEATURES = (
 """What the ranker reads of an item without looking at the session, in column order."""
 
 _DAY_MS = 86_400_000
+_STEP = 4096  # items
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,20 @@ class Catalogue:
     def from_table(cls, table: pa.Table) -> Catalogue:
         """Read what `to_table` wrote; raises KeyError or ArrowInvalid for foreign columns."""
         return cls(
-            table["item_id"].to_pylist(),
-            table["title"].to_pylist(),
+            _texts(table["item_id"]),
+            _texts(table["title"]),
             _numbers(table["category"], np.int32),
             _numbers(table["price"], np.float32),
             _numbers(table["popularity"], np.float32),
             _numbers(table["recent"], np.float32),
             _numbers(table["days_unseen"], np.float32),
         )
+
+
+def _texts(column: pa.ChunkedArray) -> list[Any]:
+    """A column as a list, in steps between which other threads may run."""
+    parts = (part.slice(at, _STEP) for part in column.chunks for at in range(0, len(part), _STEP))
+    return [text for part in parts for text in part.to_pylist()]
 
 
 def _numbers(column: pa.ChunkedArray, kind: type) -> np.ndarray:

@@ -25,7 +25,15 @@ from models.candidates import (
 )
 from models.kernels import answerable, sequences
 from models.networks import encode, score
-from models.ranking import SOURCES, best_of_each, explain, fall_back, reasons
+from models.ranking import (
+    POPULAR,
+    SOURCES,
+    TRENDS,
+    Reasons,
+    best_of_each,
+    explain,
+    fall_back,
+)
 from models.retrieval import search
 from udfs.session_features import SessionBatch
 
@@ -83,7 +91,7 @@ class Recommender:
             bundle.blend,
         )
         names = [t or i for i, t in zip(bundle.catalogue.item_ids, self._titles, strict=True)]
-        self._reasons = reasons(names, bundle.texts["together"])
+        self._reasons = Reasons(names, bundle.texts["together"])
         self._nothing_known = self._popular_list(frozenset())
 
     def title(self, item_id: str) -> str | None:
@@ -213,7 +221,7 @@ class Recommender:
             [self._bundle.catalogue.item_ids[i] for i in items],
             [round(float(self._bundle.catalogue.recent[i]), 6) for i in items],
             ["trending" if up else "popular" for up in rising],
-            [self._reasons[-2 if up else -1] for up in rising],
+            [[TRENDS] if up else [POPULAR] for up in rising],
             "popular",
         )
 
