@@ -20,9 +20,9 @@ from models.registry import Registry
 PATIENCE_S = 300.0  # for each thing that is waited for
 LOOK_S = 2.0  # between two looks at topics and counters
 SESSIONS_BEFORE = 190  # closed ones, for the round before the drift
-SESSIONS_AFTER = 330  # closed since the drift or the last round, for each round after it
+SESSIONS_AFTER = 420  # closed since the drift or the last round, for each round after it
 ROUNDS_AFTER = 3  # as often the loop may try to win clicks back
-LISTS_AFTER = 1500  # seen by shoppers of the new tastes, by which the new bundle is measured
+LISTS_AFTER = 1800  # seen by shoppers of the new tastes, by which the new bundle is measured
 SETTLE_S = 20.0
 
 

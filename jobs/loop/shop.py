@@ -31,7 +31,7 @@ SHOPPERS = SimulateSettings(
     bundle=None,
     items=120,
     clusters=8,
-    rate=100,
+    rate=120,
     think_s=0.7,
     run=1,
     shopping=Shopping(leave=0.18),
@@ -51,8 +51,8 @@ FINETUNE = {
     "lead_s": 5,
     "round": {
         "least_sessions": 100,
-        "test_share": 0.25,
-        "valid_share": 0.15,
+        "test_share": 0.2,
+        "valid_share": 0.25,  # the ranker learns from these alone
         "finetune": {
             "epochs": 20,
             "patience": 2,

@@ -26,9 +26,9 @@ class Traffic:
         self._error: SimulateError | None = None
 
     def start(self) -> None:
-        """Let them come, for the first time or again; their event time is that of this moment."""
-        step_ms = self.crowd.clock.step_ms
-        self.crowd.clock = Clock(now_ms() - round(self.crowd.sent * step_ms), step_ms)
+        """Let them come; event time is that of this moment, and stands still between two days."""
+        if self.crowd.sent == 0:
+            self.crowd.clock = Clock(now_ms(), self.crowd.clock.step_ms)
         self._stop.clear()
         self._thread = threading.Thread(target=self._run, name="shoppers", daemon=True)
         self._thread.start()

@@ -102,7 +102,7 @@ def test_what_was_learned_is_refused_and_what_is_new_wins_clicks_back(
     assert "serving: MRR@20" in refused.why
 
     here.crowd.drift(shop.later(here.crowd.population.tastes))
-    here.visit(8_500)
+    here.visit(10_000)
     promoted = here.round(settings)
     assert promoted.decided == "promoted", promoted.why
     here.visit(4_000)
