@@ -38,7 +38,8 @@ class Screen:
 
     def __init__(self, console: Console, story: Story) -> None:
         self._console, self._story = console, story
-        self._lines = 0
+        self._due = 0.0  # when the next line may come, where there is no terminal
+        self._shown = 0  # rates so far
         self._live = Live(console=console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Screen:
@@ -65,8 +66,8 @@ class Screen:
         story = self._story
         if self._console.is_terminal:
             self._live.update(picture(seconds, story, self._console.width), refresh=True)
-        elif story.rates.rates and seconds >= self._lines * LINE_SECONDS:
-            self._lines = int(seconds / LINE_SECONDS) + 1
+        elif len(story.rates.rates) > self._shown and seconds >= self._due:
+            self._due, self._shown = seconds + LINE_SECONDS, len(story.rates.rates)
             self._console.print(
                 f"{clock(seconds)}  {_newest(story)}; {story.figures}", soft_wrap=True
             )
