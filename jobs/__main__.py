@@ -24,6 +24,7 @@ TOOLS = {
     "bundles": "the bundles of a registry, and which acts from when",
     "dead-letters": "list dead letters, group them by reason, send them back",
     "demo": "real shoppers' events through the recommend job, on an embedded broker",
+    "loop": "simulated shoppers' feedback becomes a better bundle under the running job",
     "simulate": "shoppers with hidden tastes, who click on lists with known probability",
 }
 """Tools with options of their own, a click command named like the module; → summary."""

@@ -67,8 +67,11 @@ CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
 
+LOOP = "tests/jobs/test_demo.py::test_a_loop_that_is_terminated_while_its_jobs_start_leaves_nothing"
+
 RUN_BY = {
     "./scripts/demo": DEMO,
+    "./scripts/demo --loop": LOOP,
     "./scripts/test": ".ci/run::exec ./scripts/test",
     "./scripts/setup train": SETUP,
     "./scripts/broker start --topic user-events:4 --topic recommendations:4 "
