@@ -62,7 +62,7 @@ TRAIN = "tests/jobs/test_train.py::test_training_ends_with_a_bundle_that_loads_a
 # CI sets up `dev`, which holds `train`.
 SETUP = "tests/scripts/test_setup.py::test_a_larger_set_serves_for_a_smaller_one"
 LIVE = "tests/jobs/simulate/test_simulate.py::def loop(broker: Broker"
-CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
+CLUSTER = "tests/jobs/test_recovery.py::test_a_taskmanager_killed_during_a_swap_loses_no_list"
 
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
