@@ -18,11 +18,14 @@ from rich.console import Console
 from operators.accounting import COUNTERS
 
 
-def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) -> int:
+def run(
+    env: TableEnvironment, statements: StatementSet, job: str, mode: str, must_end: bool = False
+) -> int:
     """Start the job, say where it runs, show its counters; return 0 when it ended well.
 
     The counters are told once more at the end, as they stood a second before or when stopped.
-    Ctrl-C and SIGTERM cancel a job that runs inside this process.
+    Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
+    has then failed.
     """
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
@@ -36,9 +39,10 @@ def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) ->
         console.print(f"{job}: {summary(counts)}", highlight=False, soft_wrap=True)
     if not ended.done():
         client.cancel().result()
-        return 0
+        return 1 if must_end else 0
     problem = ended.exception()
-    if problem is None or "JobCancellationException" in str(problem):
+    cancelled = "JobCancellationException" in str(problem)
+    if problem is None or (cancelled and not must_end):
         return 0
     console.print(f"{job}: failed: {problem}", markup=False, highlight=False)
     return 1
