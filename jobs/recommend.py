@@ -6,7 +6,7 @@ user-events ─ decode ─┬─ running window ─ recommend ─ recommendation
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from pydantic import Field, field_validator
@@ -107,6 +107,7 @@ class Past:
 
     ranges: Mapping[int, Range]
     out_of_order_s: float  # how far the watermark is behind the newest event of each partition
+    once_up: Callable[[], None] | None = None  # called when the job runs
 
 
 def pipeline(
@@ -182,7 +183,7 @@ def main(settings: RecommendSettings) -> int:
 
 
 def answer(settings: RecommendSettings, job: str, past: Past | None = None) -> int:
-    """Run the pipeline between Kafka topics, or over what is `past`; returns the exit code."""
+    """Run the pipeline between topics, without an end or over what is `past`: the exit code."""
     env = table_environment(settings.engine, job)
     env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
     fetch, linger = _CLIENTS[settings.engine.profile]
@@ -193,4 +194,5 @@ def answer(settings: RecommendSettings, job: str, past: Past | None = None) -> i
     kafka.raw_sink(env, "lists", settings.recommendations_topic, settings.kafka, linger)
     kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
     statements = pipeline(env, "user_events", "lists", "dead", settings)
-    return run(env, statements, job, mode_of(settings.engine), must_end=past is not None)
+    once_up = past.once_up if past else None
+    return run(env, statements, job, mode_of(settings.engine), past is not None, once_up)

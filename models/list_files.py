@@ -7,6 +7,7 @@ messages ─ Spool (on disk; what was written twice counts once) ─┬─ file
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -143,10 +144,11 @@ def read_lists(path: str) -> Iterator[dict[str, Any]]:
     if path.endswith(".parquet"):
         with source.open_input_file(place) as file:
             for batch in pq.ParquetFile(file).iter_batches(_ROWS):
-                yield from batch.to_pylist()
+                for row in batch.to_pylist():  # fields a message does not have are null there
+                    yield {name: value for name, value in row.items() if value is not None}
     else:
         with source.open_input_file(place) as file:
-            yield from map(_decode, file)
+            yield from map(_decode, io.BufferedReader(file))
 
 
 def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:

@@ -177,7 +177,10 @@ def _placed(records: list[PastRecord]) -> list[PastRecord]:
 
 
 def _texts(table: pa.Table, name: str | None) -> list[str | None]:
-    return pc.cast(table[name], pa.string()).to_pylist() if name else []
+    """The column as texts, none where it is empty, as in CSV; no column at all without a name."""
+    if name is None:
+        return []
+    return [text or None for text in pc.cast(table[name], pa.string()).to_pylist()]
 
 
 def _known(prices: np.ndarray) -> list[float | None]:

@@ -31,7 +31,7 @@ from models.next_items import futures
 from models.overlap import jaccard, rank_biased
 from udfs.events import INTERACTION_CODES, Event
 
-LENGTHS = ((1, 1), (2, 3), (4, 7), (8, 15), (16, None))
+LENGTHS = ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, None))
 """Sessions by how many items they had so far: the first and last number of each group."""
 _DAY_MS = 86_400_000
 _MOST_PERIODS = 40
@@ -222,7 +222,7 @@ def _by_length(
     lengths, owners = first.lengths[first.wanted], first.sessions[first.wanted]
     groups = []
     for low, high in LENGTHS:
-        some = (lengths >= low) & (lengths <= (high or lengths.max(initial=0)))
+        some = (lengths >= low) & (lengths <= (np.inf if high is None else high))
         if some.any():
             name = (
                 str(low) if low == high else f"{low} or more" if high is None else f"{low}–{high}"

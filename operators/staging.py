@@ -94,7 +94,8 @@ class Feeder(threading.Thread):
     def finish(self) -> None:
         """Send no more, and raise what went wrong."""
         self._stopping.set()
-        self.join()
+        if self.ident is not None:
+            self.join()
         if self._error is not None:
             raise self._error
 
@@ -108,6 +109,7 @@ class Feeder(threading.Thread):
                 return
             self._send(record)
         left = self._producer.flush(60)
+        self._raise_refusal()
         if left:
             raise ConnectionError(f"expected the brokers to take every record; {left} are left")
 
@@ -127,9 +129,12 @@ class Feeder(threading.Thread):
             except BufferError:  # the queue is full
                 self._producer.poll(0.1)
         self._producer.poll(0)
-        if self._error is not None:
-            raise self._error
+        self._raise_refusal()
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._error = KafkaException(error)
+
+    def _raise_refusal(self) -> None:
+        if self._error is not None:
+            raise self._error

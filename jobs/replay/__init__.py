@@ -91,10 +91,12 @@ def replay(
     partitions = max(PARTITIONS, 1 + max(record.partition for record in records))
     kinds = {"events": partitions} | ({"lists": PARTITIONS, "dead": 1} if settings.output else {})
     with staged(bootstrap, kinds) as topics:
-        past = Past(ranges_of(records, partitions), settings.out_of_order_s)
         feeder = Feeder(bootstrap, topics["events"], records, settings.speed)
-        feeder.start()
+        ranges = ranges_of(records, partitions)
+        past = Past(ranges, settings.out_of_order_s, feeder.start if settings.speed else None)
         try:
+            if not settings.speed:  # what is paced waits for the job
+                feeder.start()
             code = answer(as_live(settings, bootstrap, topics), "replay", past)
         finally:
             interruptible()  # the job had its own way to stop
@@ -195,7 +197,7 @@ def told(job: str) -> Iterator[None]:
     except KafkaException as error:
         raise SettingsError(f"{job}: the brokers: {error.args[0].str()}") from None
     except (BundleError, RegistryError, TopicsError, BrokerError, ValueError, OSError) as error:
-        raise SettingsError(f"{job}: {error}") from None
+        raise SettingsError(f"{job}: {str(error) or repr(error)}") from None
 
 
 def interruptible() -> None:

@@ -14,11 +14,13 @@ from udfs.events import rfc3339
 _SHOWN = 10  # winners, and losers
 _METRICS = {
     "hit": ("Next item in the list", "HR@{k}: share of the lists that hold what came next"),
-    "first": ("Next item in first place", "HR@1"),
+    "first": ("Next item in first place", "HR@1: share of the lists that begin with it"),
     "mrr": ("How far up it stands", "MRR@{k}: 1 in first place, ½ in second, 0 if not there"),
-    "ndcg": ("The same, less steep", "NDCG@{k}"),
-    "later": ("Later items in the list", "recall@{k} of all the session still turned to"),
+    "ndcg": ("The same, less steep", "NDCG@{k}: 1, 0.63, ½ for the first three places"),
+    "later": ("Later items in the list", "recall@{k}: share of what the session still turned to"),
 }
+_PERCENT, _PLAIN = (100, "{:.1f} %"), (1, "{:.3f}")
+_FORMS = {"hit": _PERCENT, "first": _PERCENT, "mrr": _PLAIN, "ndcg": _PLAIN, "later": _PERCENT}
 _CAPTIONS = {
     "difference": "The differences with their 95 % intervals. Grey: may be chance.",
     "metrics": "What is to be high, with 95 % intervals.",
@@ -37,6 +39,7 @@ h2 { font-size: 1.15rem; margin: 2.5rem 0 .5rem }
 .verdict p.headline { font-size: 1.5rem; line-height: 1.25; font-weight: 600; margin: .5rem 0 }
 .note, figcaption, small { color: #57606a; font-size: .85rem }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums }
+td:not(:first-child) { white-space: nowrap }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid #d0d7de; text-align: right;
          vertical-align: top }
 th:first-child, td:first-child { text-align: left }
@@ -44,7 +47,8 @@ thead th { border-bottom: 2px solid #8c96a3; font-size: .85rem; overflow-wrap: a
 small { display: block }
 .up { color: #1a7f37 } .down { color: #cf222e }
 figure { margin: 1.2rem 0 } figure svg { width: 100%; height: auto }
-.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2rem }
+.pair { display: grid; grid-template-columns: 1fr 1fr; gap: 0 2rem;
+        margin-bottom: 1.5rem }
 @media (max-width: 44rem) { .pair { grid-template-columns: 1fr } }
 """
 
@@ -112,8 +116,11 @@ def _of_what(facts: Facts) -> str:
 def _metrics(facts: Facts) -> str:
     size = facts.judging.size
     rows = [
-        [_name(*(text.format(k=size) for text in _METRICS[name])), *_cells(facts.metrics[name])]
-        for name in _METRICS
+        [
+            _name(*(text.format(k=size) for text in texts)),
+            *_cells(facts.metrics[name], *_FORMS[name]),
+        ]
+        for name, texts in _METRICS.items()
     ]
     return _table(["", *_sides(facts)], rows)
 
@@ -160,8 +167,9 @@ def _winners(facts: Facts, titles: Mapping[str, str]) -> str:
             _pair("Users who gain", "… and who lose", facts.users_won, {}),
             f'<div class="pair"><div>{_shown("Shown more", more, titles)}</div>'
             f"<div>{_shown('Shown less', less, titles)}</div></div>",
-            f'<p class="note">Hits with {first} → with {second}; in brackets, how often the item '
-            "came next, or how many lists of the user are judged.</p>",
+            f'<p class="note">With {first} → with {second}: hits, of how often the item came next '
+            "or how many lists of the user are judged; lists that show the item. These are "
+            "examples: what happens to a single item or user is mostly chance.</p>",
         ]
     )
 
@@ -175,7 +183,7 @@ def _pair(won: str, lost: str, gains: Sequence[Gain], titles: Mapping[str, str])
 
 def _gains(head: str, gains: Iterable[Gain], titles: Mapping[str, str]) -> str:
     rows = [
-        [_item(gain.owner, titles), f"{gain.before} → {gain.after} <small>({gain.lists})</small>"]
+        [_item(gain.owner, titles), f"{gain.before} → {gain.after}<small>of {gain.lists}</small>"]
         for gain in gains
     ]
     return _table([head, "hits"], rows or [["none", ""]])
@@ -212,7 +220,7 @@ def _method(facts: Facts) -> str:
         f"{counted} in the session before count. A session ends after {judging.gap_ms // 1000:,} s "
         f"of silence. Items of equal score count against a list. Intervals: bootstrap over "
         f"sessions, {judging.resamples:,} resamples, {100 * judging.confidence:g} %, seed "
-        f"{judging.seed}; differences are paired by event. RBO: p = 0.9.</p>"
+        f"{judging.seed}; differences are paired by event. RBO has p = 0.9.</p>"
     )
 
 
@@ -221,7 +229,7 @@ def _sides(facts: Facts) -> list[str]:
     return [*names, "difference"] if len(names) == 2 else names
 
 
-def _cells(row: Row, factor: float = 100, form: str = "{:.2f}", plain: bool = False) -> list[str]:
+def _cells(row: Row, factor: float, form: str, plain: bool = False) -> list[str]:
     """Mean and interval of each side, and the difference, coloured if it is sure."""
     cells = [_interval(each, factor, form) for each in row.sides]
     if row.difference is not None:

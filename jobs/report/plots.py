@@ -104,11 +104,15 @@ def _by_length(facts: Facts) -> Figure:
 
 
 def _by_period(facts: Facts) -> Figure:
+    from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+
     figure, axes = _figure(7.4, 2.8)
     days = [datetime.fromtimestamp(at / 1000, timezone.utc) for at, *_ in facts.by_period]
     _lines(facts, axes, days, [found for *_, found in facts.by_period])
     axes.set_ylabel("next item in the list")
-    figure.autofmt_xdate(rotation=0, ha="center")
+    locator = AutoDateLocator(maxticks=8)
+    axes.xaxis.set_major_locator(locator)
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
     return figure
 
 

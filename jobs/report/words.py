@@ -82,9 +82,9 @@ def _outcome(facts: Facts) -> Outcome:
 
 def _difference(difference: Interval | None) -> str:
     assert difference is not None
-    bounds = f"{_points(difference.low)} to {_points(difference.high)}"
+    mean, low, high = (_signed(100 * each) for each in difference)
     chance = "more than chance" if difference.is_sure else "which may be chance"
-    return f"a difference of {_points(difference.mean)} (95 %: {bounds}), {chance}"
+    return f"a difference of {mean} points (95 %: {low} to {high}), {chance}"
 
 
 def _how_far_up(facts: Facts) -> str:
@@ -93,9 +93,12 @@ def _how_far_up(facts: Facts) -> str:
     assert difference is not None
     if not difference.is_sure:
         return f"It does not stand reliably higher or lower in the lists of {second}."
-    place = "higher up" if difference.mean > 0 else "further down"
+    place, change = ("higher up", "more") if difference.mean > 0 else ("further down", "less")
     share = abs(difference.mean) / max(mrr.sides[0].mean, 1e-9)
-    return f"In the lists of {second} it stands {place}: the MRR differs by {_percent(share)}."
+    return (
+        f"In the lists of {second} it stands {place}: the mean reciprocal rank is "
+        f"{_percent(share)} {change}."
+    )
 
 
 def _alike(facts: Facts) -> str:
@@ -132,8 +135,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def _points(share: float) -> str:
-    return f"{100 * share:+.1f} points".replace("-", "−")
+def _signed(points: float) -> str:
+    return f"{points:+.1f}".replace("-", "−")
 
 
 def _time(microseconds: float) -> str:
