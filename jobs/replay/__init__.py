@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import KafkaException
 from rich.console import Console
@@ -72,9 +73,9 @@ def main(settings: ReplaySettings) -> int:
         console.print(f"replay: {len(records):,} records, {span(records)}", highlight=False)
         with brokers(settings.bootstrap) as bootstrap, spooled() as spool:
             found = replay(settings, bootstrap, records, spool)
-            summary = {"records": len(records)}
+            summary: dict[str, Any] = {"records": len(records)}
             if settings.output:
-                summary |= written(settings, records, spool, found, console)
+                summary |= written(settings.output, records, spool, found, console)
             if settings.report:
                 report(settings, records, spool, console)
         print(json.dumps(summary), flush=True)

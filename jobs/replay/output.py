@@ -30,19 +30,19 @@ class Replayed:
 
 
 def written(
-    settings: ReplaySettings,
+    place: str,
     records: list[PastRecord],
     spool: Spool,
     found: Replayed,
     console: Console,
 ) -> dict[str, Any]:
     """Write lists and dead letters to files; returns what is to be told of them."""
-    write_lists(settings.output, spool)
-    console.print(f"replay: {len(spool):,} lists in {settings.output}", highlight=False)
+    write_lists(place, spool)
+    console.print(f"replay: {len(spool):,} lists in {place}", highlight=False)
     if found.dead:
-        place = f"{settings.output.rpartition('.')[0]}.dead-letters.jsonl"
-        write_dead(place, records, found.dead)
-        console.print(f"replay: {len(found.dead):,} dead letters in {place}", highlight=False)
+        beside = f"{place.rpartition('.')[0]}.dead-letters.jsonl"
+        write_dead(beside, records, found.dead)
+        console.print(f"replay: {len(found.dead):,} dead letters in {beside}", highlight=False)
     if found.other_bundle:
         console.print(
             f"replay: {found.other_bundle:,} lists were made by another bundle than the history "
@@ -55,7 +55,7 @@ def written(
         "repeated": spool.repeated,
         "other_bundle": found.other_bundle,
         "decisions_sha256": spool.decisions_sha256(),
-        "output": settings.output,
+        "output": place,
     }
 
 

@@ -41,9 +41,9 @@ class ReplaySettings(Answers):
     out_of_order_s: float = Field(
         10, ge=0, description="seconds the watermark is behind the newest event"
     )
-    output: str = Field(
+    output: str | None = Field(
         "replay/lists.jsonl",
-        description="path or URI of a .jsonl or .parquet file; empty: into the topics",
+        description="path or URI of a .jsonl or .parquet file; null: into the topics",
     )
     bootstrap: str = Field(
         "", description="host:port of the brokers to work with; empty: one for the replay alone"
@@ -62,8 +62,8 @@ class ReplaySettings(Answers):
 
     @field_validator("output")
     @classmethod
-    def _has_a_known_form(cls, output: str) -> str:
-        if output and not output.endswith(SUFFIXES):
+    def _has_a_known_form(cls, output: str | None) -> str | None:
+        if output is not None and not output.endswith(SUFFIXES):
             raise ValueError(f"expected a file that ends with {' or '.join(SUFFIXES)}")
         return output
 

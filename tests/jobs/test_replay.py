@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections import defaultdict
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from confluent_kafka.admin import AdminClient
 
 from jobs.replay.settings import ReplaySettings
 from jobs.settings import SettingsError, load
-from models.list_files import read_lists
+from models.list_files import Spool, read_lists
 from models.recommender import Recommender, Settings
 from models.registry import Registry
 from operators.broker import Broker
@@ -30,6 +31,7 @@ from tests.kafka import (
     environment,
     job,
     last_words,
+    read,
     send,
     wait_for,
 )
@@ -42,6 +44,7 @@ BAD = [b"{", b'{"event_id": "x"}', b"\xff\xfe", b"[]"]
 BAD += [
     json.dumps({"event_id": "y", "event_type": "view", "event_time": LATE_MS, "user": "u"}).encode()
 ]
+IDENTITY = "recommendation_id"
 PATIENCE_S = 200  # a busy machine takes minutes to start a job
 SECONDS = 8  # that the paced replay takes at least
 
@@ -53,16 +56,25 @@ class Replays:
     folder: Path
     records: list[Record]
     decisions: dict[str, dict]  # by the engine-free function
-    summaries: dict[str, dict]  # what each replay printed last
+    summary: dict  # what the one into a file printed last
     screens: dict[str, str]
 
-    def lists(self, name: str) -> dict[str, dict]:
-        """The decisions in a replay's file; fails if one is there twice, or out of order."""
-        (path,) = self.folder.glob(f"{name}.[jp]*[lt]")
-        found = [decision(json.dumps(message)) for message in read_lists(str(path))]
+    bootstrap: str
+
+    @property
+    def in_file(self) -> dict[str, dict]:
+        """The decisions in the file; fails if one is there twice, or out of order."""
+        found = [decision(json.dumps(each)) for each in read_lists(f"{self.folder}/lists.jsonl")]
         ids = [each["recommendation_id"] for each in found]
         assert ids == sorted(set(ids))
         return dict(zip(ids, found, strict=True))
+
+    @property
+    def in_topic(self) -> dict[str, dict]:
+        """The decisions in the topic, ordered by their ids."""
+        records = read(self.bootstrap, "replay-lists")
+        found = sorted((decision(r.value or b"") for r in records), key=itemgetter(IDENTITY))
+        return {each[IDENTITY]: each for each in found}
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +97,6 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
     (folder / "events.jsonl").write_bytes(b"".join((r.value or b"") + b"\n" for r in records))
     broker.create_topics({"replay-history": 3})
     send(broker.bootstrap, "replay-history", records)
-    summaries, screens = {}, {}
     done = completed(
         folder,
         job(
@@ -95,13 +106,16 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
             "source.format=kafka",
             f"source.kafka.bootstrap={broker.bootstrap}",
             "source.kafka.topic=replay-history",
-            f"output={folder / 'kafka.parquet'}",
+            "output=null",
+            "create_topics=true",
+            "recommendations_topic=replay-lists",
+            "dead_letters_topic=replay-dead",
         ),
         PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr[-3000:] + last_words(folder)
-    summaries["kafka"], screens["kafka"] = json.loads(done.stdout), done.stderr
-    summaries["killed"], screens["killed"] = killed(
+    assert json.loads(done.stdout) == {"records": len(records)}
+    summary, screen = killed(
         broker,
         folder,
         job(
@@ -113,15 +127,17 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
             "source.format=messages",
             f"source.path={folder / 'events.jsonl'}",
             f"speed={span_s(records) / SECONDS}",
-            f"output={folder / 'killed.jsonl'}",
+            f"output={folder / 'lists.jsonl'}",
+            f"report={folder / 'report.html'}",
         ),
         len(decisions),
     )
-    return Replays(folder, records, decisions, summaries, screens)
+    screens = {"topics": done.stderr, "killed": screen}
+    return Replays(folder, records, decisions, summary, screens, broker.bootstrap)
 
 
 def killed(broker: Broker, folder: Path, command: list[str], lists: int) -> tuple[dict, str]:
-    """Run a replay, kill one of its Python workers halfway, and wait for its end."""
+    """Run a replay, kill one of its Python workers meanwhile, and wait for its end."""
     screen = folder / "killed.out"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
 
@@ -143,10 +159,10 @@ def killed(broker: Broker, folder: Path, command: list[str], lists: int) -> tupl
         try:
             wait_for(lambda: topic() is not None, PATIENCE_S, "the topic of the lists")
             reader = Reader(broker.bootstrap, topic() or "")
-            wait_for(lambda: len(reader.read()) >= lists // 4, PATIENCE_S, "lists", 0.1)
+            wait_for(lambda: len(reader.read()) > 0, PATIENCE_S, "the first list", 0.1)
+            os.kill(python_workers(process.pid)[0], signal.SIGKILL)
             before = len(reader.read())
             reader.close()
-            os.kill(python_workers(process.pid)[0], signal.SIGKILL)
             said, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
@@ -194,40 +210,48 @@ def expected(records: list[Record], registry: Registry) -> dict[str, dict]:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", ["kafka", "killed"])
 def test_every_event_is_answered_as_the_engine_free_function_does_by_the_bundle_that_acted(
-    replays: Replays, name: str
+    replays: Replays,
 ) -> None:
-    assert replays.lists(name) == replays.decisions
+    assert replays.in_file == replays.decisions
     assert {each["bundle_version"] for each in replays.decisions.values()} == {"base", "new"}
-    assert replays.summaries[name]["other_bundle"] == 0
+    assert replays.summary["other_bundle"] == 0
 
 
-def test_source_profile_slots_pace_and_a_kill_change_no_byte(replays: Replays) -> None:
+def test_source_target_profile_slots_pace_and_a_kill_change_no_byte(
+    replays: Replays, tmp_path: Path
+) -> None:
     one, other = (
-        [json.dumps(each).encode() for each in replays.lists(name).values()]
-        for name in ("kafka", "killed")
+        [json.dumps(each).encode() for each in lists.values()]
+        for lists in (replays.in_file, replays.in_topic)
     )
     assert one == other
-    hashes = {summary["decisions_sha256"] for summary in replays.summaries.values()}
-    assert len(hashes) == 1
+    with Spool(tmp_path / "spool") as spool:
+        for record in read(replays.bootstrap, "replay-lists"):
+            spool.add(record.value or b"")
+        assert spool.decisions_sha256() == replays.summary["decisions_sha256"]
+        assert len(spool) == replays.summary["lists"] == len(replays.decisions)
 
 
 def test_the_kill_was_one(replays: Replays) -> None:
     assert "restarts:" in replays.screens["killed"]
-    assert "restarts:" not in replays.screens["kafka"]
+    assert "restarts:" not in replays.screens["topics"]
 
 
-@pytest.mark.parametrize("name", ["kafka", "killed"])
-def test_what_is_no_event_is_told_with_its_bytes(replays: Replays, name: str) -> None:
-    lines = (replays.folder / f"{name}.dead-letters.jsonl").read_text().splitlines()
+def test_what_is_no_event_is_told_with_its_bytes(replays: Replays) -> None:
+    lines = (replays.folder / "lists.dead-letters.jsonl").read_text().splitlines()
     letters = [json.loads(line) for line in lines]
-    assert sorted(base64.b64decode(letter["base64"]) for letter in letters) == sorted(BAD)
-    assert replays.summaries[name]["dead_letters"] == len(BAD)
+    values = [base64.b64decode(letter["base64"]) for letter in letters]
+    assert sorted({*values}) == sorted(BAD)
+    assert [replays.records[letter["number"]].value for letter in letters] == values
     assert all(letter["reason"] for letter in letters)
-    if name == "killed":  # the number is that of the line
-        values = [replays.records[letter["number"]].value for letter in letters]
-        assert values == [base64.b64decode(letter["base64"]) for letter in letters]
+    sent = read(replays.bootstrap, "replay-dead")
+    assert sorted(record.value or b"" for record in sent) == sorted(BAD)
+    assert all(("case", b"1") in record.headers for record in sent)
+
+
+def test_the_report_of_a_replay_is_beside_it(replays: Replays) -> None:
+    assert "of the lists hold the item" in (replays.folder / "report.html").read_text("utf-8")
 
 
 def test_a_replay_leaves_no_topic_behind(broker: Broker, replays: Replays) -> None:
@@ -245,7 +269,7 @@ def test_compare_replays_what_is_not_replayed_and_finds_that_equal_bundles_are_e
         f"source.path={replays.folder / 'events.jsonl'}",
     ]
     sets = [word for setting in given for word in ("--set", setting)]
-    command = [*job("compare"), str(replays.folder / "kafka.parquet"), str(STARTER), *sets]
+    command = [*job("compare"), str(replays.folder / "lists.jsonl"), str(STARTER), *sets]
     done = completed(replays.folder, [*command, "--report", str(page)], PATIENCE_S)
     assert done.returncode == 0, done.stderr[-3000:] + last_words(replays.folder)
     summary = json.loads(done.stdout.splitlines()[-1])
@@ -253,8 +277,8 @@ def test_compare_replays_what_is_not_replayed_and_finds_that_equal_bundles_are_e
     assert all(row["difference"] == [0, 0, 0] for row in summary["metrics"].values())
     assert summary["judged"] > 100
     text = page.read_text("utf-8")
-    assert "Neither kafka nor online-retail" in text
-    assert text.count("<svg") == 6
+    assert "Neither lists nor online-retail" in text
+    assert text.count("<svg") == 5  # none by day, for it is one
     assert "<script" not in text
     assert "src=" not in text
 
@@ -263,7 +287,7 @@ def test_compare_replays_what_is_not_replayed_and_finds_that_equal_bundles_are_e
     ("setting", "said"),
     [
         ("output=lists.csv", ".jsonl or .parquet"),
-        ("output=", "expected `output`, or `bootstrap`"),
+        ("output=null", "expected `output`, or `bootstrap`"),
         ("speed=0", "greater than 0"),
         ("events_topic=user-events", "events_topic is not a setting"),
         ("source.format=otto", "messages"),
@@ -280,7 +304,7 @@ def test_settings_that_make_no_sense_are_refused(setting: str, said: str) -> Non
     [
         ("source.path=none.parquet", "none.parquet"),
         ("bundle=models/none", "models/none"),
-        ("source.path=", "set `source.path`"),
+        ("window=20", "set `source.path`"),
     ],
 )
 def test_a_replay_that_cannot_run_is_refused_before_it_starts(
