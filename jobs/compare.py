@@ -123,7 +123,8 @@ def compared(
                 lists[name] = read_lists(side)
             else:
                 spool = stack.enter_context(spooled())
-                replay(side, bootstrap, records, spool)
+                into_spool = side.model_copy(update={"output": "lists.jsonl"})
+                replay(into_spool, bootstrap, records, spool)
                 lists[name] = spool.messages()
         sizes = [side.list_size for side in to_run] or [common.list_size]
         rule = judging(common, repeats, max(sizes))

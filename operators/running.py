@@ -31,7 +31,7 @@ def run(
 
     The counters are told once more at the end, as they stood a second before or when stopped.
     Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
-    has then failed. `once_up` is called when all of its tasks run.
+    has then failed. `once_up` is called when its tasks run.
     """
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
@@ -58,11 +58,11 @@ def run(
 
 
 def _is_up(rest: str, job_id: str, ended: Any, stopping: threading.Event) -> bool:
-    """Wait until all tasks run; False if the job ended before, or is to stop."""
+    """Wait until the tasks run; False if the job ended before, or is to stop."""
     while not ended.done() and not stopping.wait(0.2):
         with suppress(OSError, HTTPException):  # its REST is not up yet
             tasks = _get(f"{rest}/jobs/{job_id}")["status-counts"]
-            if tasks["RUNNING"] == sum(tasks.values()) > 0:
+            if tasks["RUNNING"] and tasks["RUNNING"] + tasks["FINISHED"] == sum(tasks.values()):
                 return True
     return False
 
