@@ -110,7 +110,9 @@ def replay(
         for message in messages(bootstrap, topics["lists"], "earliest", "latest"):
             made = spool.add(message.value())
             other += made["bundle_version"] != acting(made["event_time"])
-        return Replayed([*read_letters(bootstrap, topics["dead"])], other)
+        letters = read_letters(bootstrap, topics["dead"])
+        dead = {(each.origin["partition"], each.origin["offset"]): each for each in letters}
+        return Replayed([*dead.values()], other)  # one that came again after a failure counts once
 
 
 def as_live(
