@@ -28,7 +28,7 @@ from models.list_quality import (
     total_gain,
 )
 from models.next_items import futures
-from models.overlap import jaccard, rank_biased
+from models.overlap import common, jaccard, rank_biased
 from udfs.events import INTERACTION_CODES, Event
 
 LENGTHS = ((0, 0), (1, 1), (2, 3), (4, 7), (8, 15), (16, None))
@@ -106,7 +106,7 @@ class Facts:
     by_length: list[tuple[str, int, list[Interval]]]  # group, lists, hits of each side
     by_period: list[tuple[int, int, list[Interval]]]  # its first day in epoch ms, lists, hits
     overlap: dict[str, Interval]
-    alike: np.ndarray  # the Jaccard index of each pair of lists
+    common: np.ndarray  # how many items each pair of lists has in common: int64 [N]
     items_won: list[Gain]  # most first
     users_won: list[Gain]
     shown_more: list[tuple[str, int, int]]  # item, lists of the first and of the second side
@@ -159,7 +159,7 @@ def facts(
         _by_length(hits, first.judged, judging),
         _by_period(hits, first, judging),
         _overlap(sides, judging) if two else {},
-        jaccard(sides[0].lists.items, sides[1].lists.items) if two else np.empty(0),
+        common(sides[0].lists.items, sides[1].lists.items)[:, -1] if two else np.empty(0),
         _won(hits, first.judged.targets[wanted], names) if two else [],
         _users_won(hits, first, wanted) if two else [],
         _shown_more(sides, names) if two else [],

@@ -31,6 +31,9 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+_WIDE = "\N{EM SPACE}" * 3  # SVG makes one of several plain spaces
+
+
 class NoMatplotlibError(ValueError):
     """Plots were asked for where nothing can draw them."""
 
@@ -89,7 +92,7 @@ def _difference(facts: Facts) -> Figure:
     axes.set_yticks(range(len(NAMES)), [n.replace("\n", " ") for n in reversed(NAMES.values())])
     axes.margins(y=0.15)
     first, second = (side.name for side in facts.sides)
-    axes.set_xlabel(f"← {first} better      points of 100      {second} better →")
+    axes.set_xlabel(f"← {first} better {_WIDE} points of 100 {_WIDE} {second} better →")
     return figure
 
 
@@ -118,10 +121,12 @@ def _by_period(facts: Facts) -> Figure:
 
 def _overlap(facts: Facts) -> Figure:
     figure, axes = _figure(7.4, 2.4)
-    weights = np.full(len(facts.alike), 100 / len(facts.alike))
-    axes.hist(facts.alike, np.linspace(0, 1, 21), weights=weights, color=COLOURS[1], rwidth=0.92)
-    axes.set_xlabel("0: nothing in common      share of items in both lists      1: the same items")
+    size = facts.judging.size
+    counts = np.bincount(facts.common, minlength=size + 1)
+    axes.bar(range(size + 1), 100 * counts / counts.sum(), color=COLOURS[1])
+    axes.set_xlabel(f"items in both lists, of {size}")
     axes.set_ylabel("% of the events")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     return figure
 
 

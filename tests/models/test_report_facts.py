@@ -93,7 +93,7 @@ def test_who_wins_is_named(found: Facts) -> None:
 
 def test_the_overlap_is_that_of_the_pairs(found: Facts) -> None:
     # cb and bc, ac and cx, xy and yb
-    assert found.alike.tolist() == pytest.approx([1, 1 / 3, 1 / 3])
+    assert found.common.tolist() == [2, 1, 1]
     assert found.overlap["Jaccard@2"].mean == pytest.approx(5 / 9)
     assert found.overlap["first item the same"].mean == 0
 
