@@ -27,6 +27,7 @@ from jobs.dead_letters import DeadLettersSettings
 from jobs.feedback import FeedbackSettings
 from jobs.finetune import FinetuneJobSettings
 from jobs.recommend import RecommendSettings
+from jobs.replay.settings import ReplaySettings
 from jobs.sessions import SessionsSettings
 from jobs.settings import described, keys, load
 from jobs.simulate.settings import SimulateSettings
@@ -49,6 +50,8 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "feedback": FeedbackSettings,
     "train": TrainSettings,
     "finetune": FinetuneJobSettings,
+    "replay": ReplaySettings,
+    "compare": ReplaySettings,
     "bundles": BundlesSettings,
     "dead-letters": DeadLettersSettings,
     "simulate": SimulateSettings,
@@ -66,6 +69,14 @@ CLUSTER = "tests/jobs/test_recovery.py::test_a_taskmanager_killed_during_a_swap_
 
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
+REPLAY = (
+    "tests/jobs/test_replay.py::test_source_target_profile_slots_pace_and_a_kill_change_no_byte"
+)
+COMPARE = "tests/jobs/test_replay.py::test_compare_replays_what_is_not_replayed"
+OPEN_DATA = (
+    "--set source.format=online_retail "
+    "--set source.path=scripts/data/uci_online_retail.parquet --set since=2011-12-01"
+)
 
 LOOP = "tests/jobs/test_demo.py::test_a_loop_that_is_terminated_while_its_jobs_start_leaves_nothing"
 
@@ -99,6 +110,18 @@ RUN_BY = {
     f"{PYTHON} simulate --set rate=60 --set think_s=1 --set seconds=60 --json": LIVE,
     f"{PYTHON} simulate --set seconds=60 --set drift.after_s=30": LIVE,
     f"{PYTHON} finetune": FINETUNE,
+    f"{PYTHON} replay {OPEN_DATA} --set output=replay/december.jsonl "
+    "--report replay/december.html": "tests/jobs/test_replay.py::"
+    "test_the_report_of_a_replay_is_beside_it",
+    f"{PYTHON} replay --set registry=registry --set source.format=kafka "
+    "--set source.kafka.bootstrap=127.0.0.1:9092 --set source.kafka.start=2026-11-01T00:00:00Z "
+    "--set output=replay/november.parquet": REPLAY,
+    f"{PYTHON} replay --set source.format=messages --set source.path=events.jsonl "
+    "--set speed=60 --set bootstrap=127.0.0.1:9092 --set create_topics=true "
+    "--set output=null": REPLAY,
+    f"{PYTHON} compare models/starter/online-retail bundles/bundle-0123456789 {OPEN_DATA}": COMPARE,
+    f"{PYTHON} compare before.yaml after.yaml --report compare.html": "tests/jobs/"
+    "test_compare.py::test_settings_files_are_sides",
     f"{PYTHON} finetune --every 15m": EVERY,
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""
