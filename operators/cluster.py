@@ -24,9 +24,9 @@ from typing import Any
 import yaml
 
 from operators import tether
-from operators.broker import free_port
 from operators.configuration import CONF, flattened
 from operators.java import java_home
+from operators.ports import free_port
 from operators.service import Service
 
 START_SECONDS = 60

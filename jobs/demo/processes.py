@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import yaml
 
 from operators import tether
-from operators.broker import free_port
+from operators.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 J = TypeVar("J", bound="Job")

@@ -23,8 +23,9 @@ import pytest
 
 from models.bundle import Bundle, load_bundle
 from models.registry import Registry
-from operators.broker import Broker, free_port
+from operators.broker import Broker
 from operators.cluster import Cluster
+from operators.ports import free_port
 from tests.bundles import versioned
 from tests.kafka import Reader, Record, read, running, screen, send, wait_for
 from tests.shopping import START_MS, STARTER, Swap, decision, expected, shopping, starter
