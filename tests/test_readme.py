@@ -69,9 +69,7 @@ CLUSTER = "tests/jobs/test_recovery.py::test_a_taskmanager_killed_during_a_swap_
 
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
-REPLAY = (
-    "tests/jobs/test_replay.py::test_source_target_profile_slots_pace_and_a_kill_change_no_byte"
-)
+REPLAY = "tests/jobs/test_replay.py::test_source_target_profile_slots_and_pace_change_no_byte"
 COMPARE = "tests/jobs/test_replay.py::test_compare_replays_what_is_not_replayed"
 OPEN_DATA = (
     "--set source.format=online_retail "
