@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs.demo.closing import tell
 from jobs.demo.data import WARM_UP_PREFIX, DemoData
-from jobs.demo.display import Screen, tell
+from jobs.demo.display import Screen, summary
 from jobs.demo.processes import DemoError, FlinkJob
 from jobs.demo.score import Score, Shown, misfits, missing_values
 from jobs.demo.services import Services
@@ -76,7 +77,7 @@ class DemoRun:
             self._warm_up()
             self._replay()
             result = self._judge()
-            tell(self.say, result, self.choices.as_json)
+            tell(self.say, result, summary(result), self.choices.as_json)
             if self.choices.keep:
                 self._keep()
             return 1 if result["misfits"] else 0

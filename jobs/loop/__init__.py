@@ -16,8 +16,9 @@ import time
 import click
 from rich.console import Console
 
+from jobs.demo.closing import tell
 from jobs.demo.services import Services, conduct, seconds_since_process_start
-from jobs.loop.display import tell
+from jobs.loop.display import summary
 from jobs.loop.result import result
 from jobs.loop.run import LoopRun
 
@@ -33,5 +34,5 @@ def perform(say: Console, as_json: bool) -> int:
     began = time.perf_counter() - seconds_since_process_start()
     with Services() as services:
         told = result(LoopRun(say, services, began).run())
-    tell(say, told, as_json)
+    tell(say, told, summary(told), as_json)
     return 1 if told["shortcomings"] else 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.rule import Rule
-from rich.table import Table
 from rich.text import Text
 
+from jobs.demo.closing import closing_table
 from jobs.loop.rates import Rate, Rates
 from jobs.loop.result import reasons
 from models.history import Decision
@@ -121,24 +120,9 @@ def _newest(story: Story) -> str:
     return f"CTR {rate.ctr:.1%} now, of lists by {rate.version}"
 
 
-def tell(say: Console, told: Mapping[str, Any], as_json: bool) -> None:
-    """The summary for people; with `as_json` also as one line of JSON on stdout."""
-    out = say if as_json else Console(highlight=False)
-    out.print(summary(told))
-    if as_json:
-        print(json.dumps(told), flush=True)
-
-
 def summary(told: Mapping[str, Any]) -> RenderableType:
     """The closing table, from the same values as `--json` prints."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(justify="right", style="bold", no_wrap=True)
-    table.add_column()
-    for figure, meaning in _figures(told):
-        table.add_row(figure, meaning)
-    for sentence in told["shortcomings"]:
-        table.add_row(Text("!", "red"), Text(sentence, "red"))
-    return Group(Rule("summary", style="dim"), table)
+    return closing_table(_figures(told), told["shortcomings"])
 
 
 def _figures(told: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import subprocess
-from collections import defaultdict
 from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
@@ -15,8 +14,8 @@ from confluent_kafka.admin import AdminClient
 
 from jobs.replay.settings import ReplaySettings
 from jobs.settings import SettingsError, load
+from models.bundle import load_bundle
 from models.list_files import Spool, read_lists
-from models.recommender import Recommender, Settings
 from models.registry import Registry
 from operators.broker import Broker
 from tests.bundles import versioned
@@ -32,9 +31,8 @@ from tests.kafka import (
     send,
     wait_for,
 )
-from tests.shopping import GAP_MS, STARTER, WINDOW, decision, shopping, starter
-from udfs.events import EARLIEST_MS, InvalidEventError, decode, to_text
-from udfs.recommend import Answering, Rules
+from tests.shopping import STARTER, Swap, decision, expected, shopping, starter
+from udfs.events import EARLIEST_MS
 
 LATE_MS = 4_070_908_800_000  # 2099
 BAD = [b"{", b'{"event_id": "x"}', b"\xff\xfe", b"[]"]
@@ -85,7 +83,8 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
     base, new = (versioned(STARTER, folder, name) for name in ("base", "new"))
     registry.publish(new)
     registry.promote("new", swap_time(records))
-    decisions = expected(records, registry)
+    swap = Swap(load_bundle(new), swap_time(records))
+    decisions = expected(load_bundle(base), records, EARLIEST_MS + (1 << 40), swap)
     common = [
         f"bootstrap={broker.bootstrap}",
         f"bundle={base}",
@@ -179,30 +178,6 @@ def span_s(records: list[Record]) -> float:
 
 def events(records: list[Record]) -> list[dict]:
     return [json.loads(record.value or b"") for record in records if record.key]
-
-
-def expected(records: list[Record], registry: Registry) -> dict[str, dict]:
-    """What the engine-free function answers by the bundle that acts on each event."""
-    history, bundle = registry.history(), starter()
-    chosen = {name: Recommender(bundle, Settings()) for name in ("base", "new")}
-    for name, recommender in chosen.items():
-        recommender.bundle_version = name
-    answering = Answering(
-        lambda time: chosen["new" if history.at(time) else "base"],
-        Rules(ReplaySettings().triggers, GAP_MS),
-    )
-    texts: dict[str, list[str]] = defaultdict(list)
-    decisions = {}
-    for record in records:
-        try:
-            user, event = decode(record.value, EARLIEST_MS + (1 << 40))
-        except InvalidEventError:
-            continue
-        texts[user].append(to_text(event))
-        (answer,), _ = answering.answer([user], [",".join(texts[user][-WINDOW:])])
-        if answer is not None:
-            decisions[answer.recommendation_id] = decision(answer.value)
-    return decisions
 
 
 @pytest.mark.timeout(600)
