@@ -15,6 +15,7 @@ JOBS = {
     "feedback": ("FeedbackSettings", "what users did with each list, joined by event time"),
     "finetune": ("FinetuneJobSettings", "what came since → a better bundle, judged and promoted"),
     "recommend": ("RecommendSettings", "answer every triggering event with a ranked list"),
+    "replay": ("ReplaySettings", "a stretch of history through the recommend job, into files"),
     "sessions": ("SessionsSettings", "closed sessions with their features"),
     "train": ("TrainSettings", "events → encoder, ranker and index, as one bundle"),
 }
@@ -22,9 +23,11 @@ JOBS = {
 
 TOOLS = {
     "bundles": "the bundles of a registry, and which acts from when",
+    "compare": "replay one history with two bundles or settings, and report who wins",
     "dead-letters": "list dead letters, group them by reason, send them back",
     "demo": "real shoppers' events through the recommend job, on an embedded broker",
     "evaluate": "models on held-out sessions, the whole catalogue ranked, beside baselines",
+    "loop": "simulated shoppers' feedback becomes a better bundle under the running job",
     "simulate": "shoppers with hidden tastes, who click on lists with known probability",
 }
 """Tools with options of their own, a click command named like the module; → summary."""

@@ -103,8 +103,9 @@ def main(settings: FeedbackSettings) -> int:
     # Only the running window of a list, kept for revisions, is dropped by the clock.
     kept_s = 2 * (settings.horizon_s + settings.out_of_order_s + settings.idle_s)
     env.get_config().set("table.exec.state.ttl", f"{round(kept_s * 1000)} ms")
+    lag_s = settings.out_of_order_s
     for name, topic in zip(("user_events", "recommendations"), sources, strict=True):
-        kafka.raw_source(env, name, topic, settings.kafka, settings.out_of_order_s)
+        kafka.raw_source(env, name, topic, settings.kafka, lag_s, kafka.UNHURRIED)
     for name, topic in zip(("told", "late", "dead"), sinks, strict=True):
         kafka.raw_sink(env, name, topic, settings.kafka, delivery=settings)
     statements = pipeline(env, "user_events", "recommendations", "told", "late", "dead", settings)

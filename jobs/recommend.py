@@ -6,6 +6,9 @@ user-events ─ decode ─┬─ running window ─ recommend ─ recommendation
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
 from pydantic import Field, field_validator
 from pyflink.table import StatementSet, Table, TableEnvironment
 
@@ -17,6 +20,7 @@ from models.serving import Served, Serving
 from operators import decoding, kafka, windows
 from operators.environment import ROOT, Engine, Mode, mode_of, table_environment
 from operators.kafka import Kafka
+from operators.ranges import Range
 from operators.running import run
 from operators.sql import cloud_event
 from operators.topics import TopicsError, require_topics
@@ -36,23 +40,14 @@ _CLIENTS = {
 }
 
 
-class RecommendSettings(Settings):
-    """Settings of the recommend job."""
+class Answers(Settings):
+    """What answers an event, and how: the same for live and replayed events."""
 
-    kafka: Kafka = Kafka(group="streamrec-recommend")
-    engine: Engine = Engine()
-    events_topic: str = Field("user-events", description="topic the events are read from")
-    recommendations_topic: str = Field("recommendations", description="topic of the lists")
-    dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
     bundle: str = Field(
         "models/starter/online-retail", description="folder of the bundle, as `train` writes it"
     )
     registry: str = Field(
         "", description="folder or URI of a registry, whose bundles answer from when they act"
-    )
-    poll_s: float = Field(2, gt=0, description="seconds between two looks at the registry")
-    budget_ms: float = Field(
-        20, gt=0, description="milliseconds a list may take; a slower bundle is refused"
     )
     bundles_kept: int = Field(
         3, ge=2, description="bundles of the registry that are kept in memory"
@@ -73,6 +68,28 @@ class RecommendSettings(Settings):
     session_gap_s: float = Field(1800, gt=0, description="seconds of silence that end a session")
     list_size: int = Field(20, ge=1, le=1000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out items already in the session")
+
+    @field_validator("triggers")
+    @classmethod
+    def _are_event_types(cls, triggers: tuple[str, ...]) -> tuple[str, ...]:
+        for name in triggers:
+            if name not in EVENT_TYPES:
+                raise ValueError(f"expected event types of {', '.join(EVENT_TYPES)}; got {name}")
+        return triggers
+
+
+class RecommendSettings(Answers):
+    """Settings of the recommend job."""
+
+    kafka: Kafka = Kafka(group="streamrec-recommend")
+    engine: Engine = Engine()
+    events_topic: str = Field("user-events", description="topic the events are read from")
+    recommendations_topic: str = Field("recommendations", description="topic of the lists")
+    dead_letters_topic: str = Field("dead-letters", description="topic of what is no event")
+    poll_s: float = Field(2, gt=0, description="seconds between two looks at the registry")
+    budget_ms: float = Field(
+        20, gt=0, description="milliseconds a list may take; a slower bundle is refused"
+    )
     batch_ms: int = Field(
         5,
         ge=0,
@@ -83,13 +100,14 @@ class RecommendSettings(Settings):
         86_400, gt=0, description="seconds after its last event until a user's window is dropped"
     )
 
-    @field_validator("triggers")
-    @classmethod
-    def _are_event_types(cls, triggers: tuple[str, ...]) -> tuple[str, ...]:
-        for name in triggers:
-            if name not in EVENT_TYPES:
-                raise ValueError(f"expected event types of {', '.join(EVENT_TYPES)}; got {name}")
-        return triggers
+
+@dataclass(frozen=True)
+class Past:
+    """A part of the events topic that is over: offsets by partition, and their watermark."""
+
+    ranges: Mapping[int, Range]
+    out_of_order_s: float  # how far the watermark is behind the newest event of each partition
+    once_up: Callable[[], None] | None = None  # called when the job runs
 
 
 def pipeline(
@@ -161,11 +179,20 @@ def main(settings: RecommendSettings) -> int:
         require_topics(settings.kafka, topics)
     except (BundleError, RegistryError, TopicsError, OSError) as error:
         raise SettingsError(f"recommend was not started: {error}") from None
-    env = table_environment(settings.engine, "recommend")
+    return answer(settings, "recommend")
+
+
+def answer(settings: RecommendSettings, job: str, past: Past | None = None) -> int:
+    """Run the pipeline between topics, without an end or over what is `past`: the exit code."""
+    env = table_environment(settings.engine, job)
     env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
     fetch, linger = _CLIENTS[settings.engine.profile]
-    kafka.raw_source(env, "user_events", settings.events_topic, settings.kafka, properties=fetch)
+    ranges, behind_s = (past.ranges, past.out_of_order_s) if past else (None, None)
+    kafka.raw_source(
+        env, "user_events", settings.events_topic, settings.kafka, behind_s, fetch, ranges
+    )
     kafka.raw_sink(env, "lists", settings.recommendations_topic, settings.kafka, linger)
     kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
     statements = pipeline(env, "user_events", "lists", "dead", settings)
-    return run(env, statements, "recommend", mode_of(settings.engine))
+    once_up = past.once_up if past else None
+    return run(env, statements, job, mode_of(settings.engine), past is not None, once_up)

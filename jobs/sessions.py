@@ -98,9 +98,8 @@ def main(settings: SessionsSettings) -> int:
         raise SettingsError(f"sessions was not started: {error}") from None
     env = table_environment(settings.engine, "sessions")
     env.get_config().set("table.exec.source.idle-timeout", f"{round(settings.idle_s * 1000)} ms")
-    kafka.raw_source(
-        env, "user_events", settings.events_topic, settings.kafka, settings.out_of_order_s
-    )
+    topic, lag_s = settings.events_topic, settings.out_of_order_s
+    kafka.raw_source(env, "user_events", topic, settings.kafka, lag_s, kafka.UNHURRIED)
     kafka.raw_sink(env, "closed", settings.sessions_topic, settings.kafka)
     kafka.raw_sink(env, "late", settings.late_events_topic, settings.kafka)
     kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)

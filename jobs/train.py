@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,48 +20,28 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from jobs.settings import Settings
+from jobs.sources import EventColumns, EventSource, epoch_ms
 from models.fitting import FitSettings
 
 FORMATS = Literal["parquet", "csv", "jsonl", "messages", "kafka", "online_retail", "otto"]
 
 
-class ColumnNames(Settings):
-    """Names of the columns of a Parquet, CSV or JSONL file."""
+class ColumnNames(EventColumns):
+    """The same, and what the items are."""
 
-    item: str = Field(default="item_id", description="the item")
-    time: str = Field(default="event_time", description="when: a number or a timestamp")
-    user: str | None = Field(default="user_id", description="the user; null: the session")
-    session: str | None = Field(default=None, description="the session; null: cut by silence")
-    type: str | None = Field(default=None, description="the event type; null: `event_type`")
-    price: str | None = Field(default=None, description="the price")
     title: str | None = Field(default=None, description="the item's title")
     category: str | None = Field(default=None, description="the item's category")
 
 
-class KafkaRange(Settings):
-    """A bounded range of a topic with user-events."""
-
-    bootstrap: str = Field(default="localhost:9092", description="host:port of a broker")
-    topic: str = Field(default="user-events", description="topic that is read")
-    start: str = Field(default="earliest", description="earliest, an offset or an ISO time")
-    end: str = Field(default="latest", description="latest, an offset or an ISO time; excluded")
-
-
-class Source(Settings):
-    """Where the events come from."""
+class Source(EventSource):
+    """Where the events to learn from come from."""
 
     format: FORMATS = Field(
         default="parquet",
         description="parquet, csv, jsonl (by `columns`), messages (a file of user-events), "
         "kafka, or the open data sets online_retail and otto",
     )
-    path: str = Field(default="", description="file, folder or URI (s3://, gs://, hdfs://)")
     columns: ColumnNames = ColumnNames()
-    time_unit: Literal["s", "ms", "us", "ns"] = Field(
-        default="ms", description="unit of a time column of numbers"
-    )
-    event_type: str = Field(default="view_item", description="type where no column tells it")
-    kafka: KafkaRange = KafkaRange()
 
 
 class Split(Settings):
@@ -145,20 +125,13 @@ def slices_of(settings: TrainSettings) -> tuple[Any, str]:
     split = settings.split
     slices: Slices = split_by_time(
         log,
-        _ms(split.until),
-        _ms(split.test_from),
+        epoch_ms(split.until),
+        epoch_ms(split.test_from),
         split.test_share,
         split.valid_share,
     )
     parts = f"{len(slices.train)} train, {len(slices.valid)} valid, {len(slices.test)} test"
     return slices, f"{len(table)} events, {left_out} left out; sessions: {parts}"
-
-
-def _ms(time: datetime | None) -> int | None:
-    """Epoch ms of a time, read as UTC where it names no zone."""
-    if time is None:
-        return None
-    return int((time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp() * 1000)
 
 
 def read(source: Source) -> tuple[Any, int]:

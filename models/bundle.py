@@ -7,7 +7,7 @@
     neighbour_items.npy, neighbour_weights.npy             what goes with what
     session_offsets.npy, session_items.npy, session_ends.npy          past sessions
 
-Loading reads every file once and uses exactly the bytes it verified. Nothing is unpickled.
+Nothing is unpickled. How one is read and tried out: models/loading.py.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import faiss
@@ -23,25 +22,16 @@ import numpy as np
 import onnxruntime as ort
 import pyarrow as pa
 
-from models.bundle_files import MANIFEST, BundleError, read_files
+from models.bundle_files import MANIFEST, BundleError
 from models.candidates import CANDIDATE_FEATURES, Blend
 from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.networks import open_network
 from models.onnx_scan import check_onnx
 from models.past_sessions import PastSessions, restored
-from models.storage import Folder
 from udfs.session_features import FEATURES, SCHEMA_VERSION
 
-__all__ = [
-    "FORMAT",
-    "Bundle",
-    "BundleError",
-    "assemble",
-    "feature_schema",
-    "load_bundle",
-    "try_out",
-]
+__all__ = ["FORMAT", "Bundle", "BundleError", "assemble", "feature_schema"]
 
 FORMAT = 2
 TREND = 1.5  # an item is trending if its recent share is this many times its share of all time
@@ -73,32 +63,6 @@ def feature_schema() -> dict[str, Any]:
         "session": list(FEATURES),
         "candidate": list(CANDIDATE_FEATURES),
     }
-
-
-def load_bundle(place: Folder | Path | str, sha256: str | None = None) -> Bundle:
-    """Read, verify and try out the bundle in a folder: a path, or a URI of any pyarrow.fs.
-
-    `sha256` is what its manifest must hash to, where that is known. Raises BundleError with the
-    reason if the bundle is not sound, UnreachableError if it cannot be read just now.
-    """
-    try:
-        folder = Folder.at(place)
-    except OSError as error:
-        raise BundleError(str(error)) from None
-    manifest, files = read_files(folder, sha256)
-    try:
-        return try_out(manifest, files)
-    except BundleError as error:
-        raise BundleError(f"bundle {folder.name}: {error}") from None
-
-
-def try_out(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
-    """The bundle of verified bytes, if it gives the answers of its golden batch."""
-    from models.golden import check_golden  # it needs a Recommender, which needs a Bundle
-
-    bundle = assemble(manifest, files)
-    check_golden(bundle, files["golden.json"])
-    return bundle
 
 
 def assemble(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
@@ -149,7 +113,7 @@ def _catalogue(data: bytes) -> Catalogue:
             catalogue = Catalogue.from_table(reader.read_all())
     except (pa.ArrowInvalid, KeyError, ValueError, TypeError) as error:
         raise BundleError(f"expected the catalogue in items.arrow; {error}") from None
-    if not len(catalogue) or len(set(catalogue.item_ids)) != len(catalogue):
+    if not len(catalogue) or len(catalogue.index) != len(catalogue):
         raise BundleError("expected at least one item and no item twice in items.arrow")
     if not np.isfinite(catalogue.static_features()).all():
         raise BundleError("expected finite numbers in items.arrow; got NaN or infinity")

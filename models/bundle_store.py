@@ -18,9 +18,10 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from models.bundle import Bundle, BundleError, load_bundle, try_out
+from models.bundle import Bundle, BundleError
 from models.bundle_files import MANIFEST, read_files, read_manifest
 from models.history import RegistryError, Sha256, Version, is_version
+from models.loading import load_bundle, try_out
 from models.storage import ASIDE, Folder, StorageError
 
 _POINTER = "pointer.json"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +22,7 @@ STATIC_FEATURES = (
 """What the ranker reads of an item without looking at the session, in column order."""
 
 _DAY_MS = 86_400_000
+_STEP = 4096  # items
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,15 @@ class Catalogue:
 
     def __len__(self) -> int:
         return len(self.item_ids)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Where each item is; made when it is first asked for, do not change it."""
+        return {item: place for place, item in enumerate(self.item_ids)}
+
+    def places(self, item_ids: Iterable[str]) -> np.ndarray:
+        """Where each of the items is, -1 where it is not known: int64."""
+        return np.array([self.index.get(item, -1) for item in item_ids], np.int64)
 
     def static_features(self) -> np.ndarray:
         """What the ranker reads of each item: float32 [V, len(STATIC_FEATURES)]."""
@@ -67,14 +79,20 @@ class Catalogue:
     def from_table(cls, table: pa.Table) -> Catalogue:
         """Read what `to_table` wrote; raises KeyError or ArrowInvalid for foreign columns."""
         return cls(
-            table["item_id"].to_pylist(),
-            table["title"].to_pylist(),
+            _texts(table["item_id"]),
+            _texts(table["title"]),
             _numbers(table["category"], np.int32),
             _numbers(table["price"], np.float32),
             _numbers(table["popularity"], np.float32),
             _numbers(table["recent"], np.float32),
             _numbers(table["days_unseen"], np.float32),
         )
+
+
+def _texts(column: pa.ChunkedArray) -> list[Any]:
+    """A column as a list, in steps between which other threads may run."""
+    parts = (part.slice(at, _STEP) for part in column.chunks for at in range(0, len(part), _STEP))
+    return [text for part in parts for text in part.to_pylist()]
 
 
 def _numbers(column: pa.ChunkedArray, kind: type) -> np.ndarray:
@@ -136,7 +154,7 @@ def updated_catalogue(
     of items that are not in the catalogue yet.
     """
     fresh, code = catalogue_of(log, 1, len(log.facts.ids), half_life_days)
-    places = {item: place for place, item in enumerate(before.item_ids)}
+    places = dict(before.index)
     place = np.array([places.setdefault(item, len(places)) for item in fresh.item_ids], np.int64)
     ids, old, size = list(places), len(before), len(places)
     both = np.concatenate([np.arange(old), place])

@@ -12,6 +12,7 @@ from time import perf_counter_ns
 
 import numpy as np
 
+from models.bootstrap import resampled_means
 from models.bundle import Bundle
 from models.evaluation import answered, covisit_scores, scored, without_seen
 from models.metrics import ranks_from_lists, reciprocals, summary
@@ -109,11 +110,7 @@ def paired_gain(
     predictions of one session depend on each other.
     """
     difference = reciprocals(own) - reciprocals(other)
-    _, owner = np.unique(session, return_inverse=True)
-    total, count = np.bincount(owner, difference), np.bincount(owner)
-    rng = np.random.default_rng(seed)
-    drawn = (rng.integers(0, len(count), len(count)) for _ in range(resamples))
-    means = [total[some].sum() / count[some].sum() for some in drawn]
+    means = resampled_means(difference[:, None], session, resamples, seed)
     return float(difference.mean()), float(np.quantile(means, alpha))
 
 

@@ -99,7 +99,7 @@ def popularity_scores(bundle: Bundle, batch: SessionBatch) -> np.ndarray:
 
 def without_seen(bundle: Bundle, batch: SessionBatch, scores: np.ndarray) -> np.ndarray:
     """A copy of scores [B, V] with NaN for the items of each session."""
-    codes = known_items(batch, {item: i for i, item in enumerate(bundle.catalogue.item_ids)})
+    codes = known_items(batch, bundle.catalogue.index)
     session = np.repeat(np.arange(len(batch)), np.diff(batch.offsets))
     scores = scores.copy()
     scores[session[codes >= 0], codes[codes >= 0]] = np.nan
@@ -109,7 +109,7 @@ def without_seen(bundle: Bundle, batch: SessionBatch, scores: np.ndarray) -> np.
 def _recent(
     bundle: Bundle, batch: SessionBatch
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    codes = known_items(batch, {item: i for i, item in enumerate(bundle.catalogue.item_ids)})
+    codes = known_items(batch, bundle.catalogue.index)
     some = answerable(codes, batch.offsets)
     if len(some):
         recent = recent_items(codes, batch.offsets, some, bundle.blend.recent)
@@ -155,8 +155,7 @@ def scored(
     name: str,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """In chunks: scores of the whole catalogue [B, V] and the ranks of what came next [B]."""
-    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
-    code = np.array([index.get(item, -1) for item in log.facts.ids], np.int64)
+    code = bundle.catalogue.places(log.facts.ids)
     for number, (part, batch) in enumerate(_chunks(log, targets)):
         scores = scorer(batch)
         yield scores, ranks_from_scores(scores, code[log.items[part]])

@@ -47,7 +47,7 @@ def read_events(
     `event_type` is given to all rows where there is no type column. Raises ValueError for
     columns that are not there.
     """
-    return events_of(read_table(path, format, columns), columns, time_unit, event_type)
+    return events_of(table_of(path, format, columns), columns, time_unit, event_type)
 
 
 def events_of(
@@ -59,7 +59,7 @@ def events_of(
         raise ValueError("expected a user or a session column; set `columns.user`")
     users, _ = encoded(table[user])
     items, ids = encoded(table[columns.item])
-    times = _times(table[columns.time], time_unit)
+    times = times_of(table[columns.time], time_unit)
     types = _types(table, columns.type, event_type, len(users))
     keep = (users >= 0) & (items >= 0) & (times >= 0) & (types >= 0)
     sessions = encoded(table[columns.session])[0] if columns.session else None
@@ -73,7 +73,7 @@ def events_of(
         items[keep].astype(np.int32),
         types[keep].astype(np.int8),
         times[keep],
-        _prices(table, columns.price, len(users))[keep],
+        prices_of(table, columns.price, len(users))[keep],
         None if sessions is None else sessions[keep],
         facts,
     )
@@ -82,7 +82,7 @@ def events_of(
 
 def read_messages(path: str) -> tuple[EventTable, int]:
     """Events of a file of user-events messages, one JSON value a line, and the invalid ones."""
-    source, place = _file_system(path)
+    source, place = file_system(path)
     with source.open_input_stream(place) as stream:
         return from_messages((line, _LATEST) for line in stream.read().splitlines() if line)
 
@@ -138,18 +138,19 @@ def _rows(user: int, event: Event, items: dict[str, int]) -> list[tuple[int, int
     ]
 
 
-def _file_system(path: str) -> tuple[fs.FileSystem, str]:
+def file_system(path: str) -> tuple[fs.FileSystem, str]:
+    """The file system of a path or URI, and the place in it."""
     if "://" in path:
         source, place = fs.FileSystem.from_uri(path)
         return source, place
     return fs.LocalFileSystem(), path
 
 
-def read_table(path: str, format: str, columns: Columns) -> pa.Table:
-    """The named columns of files; raises ValueError that names those that are not there."""
-    source, place = _file_system(path)
+def table_of(path: str, format: str, columns: Columns, more: tuple[str, ...] = ()) -> pa.Table:
+    """The named columns of files, by path and row; raises ValueError if one is not there."""
+    source, place = file_system(path)
     data = ds.dataset(place, filesystem=source, format=format)
-    wanted = {name for name in _named(columns).values() if name}
+    wanted = {name for name in _named(columns).values() if name} | {*more}
     missing = sorted(wanted - set(data.schema.names))
     if missing:
         raise ValueError(
@@ -163,7 +164,7 @@ def _named(columns: Columns) -> Mapping[str, str | None]:
     return {name: getattr(columns, name) for name in Columns.__slots__}
 
 
-def _times(column: pa.ChunkedArray, unit: str) -> np.ndarray:
+def times_of(column: pa.ChunkedArray, unit: str) -> np.ndarray:
     """Epoch ms of a number column in `unit` or of a timestamp column; -1 for null."""
     if pa.types.is_string(column.type):
         column = pc.cast(column, pa.timestamp("ms", tz="UTC"))
@@ -187,7 +188,8 @@ def _types(table: pa.Table, name: str | None, constant: str, size: int) -> np.nd
     return np.append([codes.get(each, -1) for each in names], -1)[code].astype(np.int64)
 
 
-def _prices(table: pa.Table, name: str | None, size: int) -> np.ndarray:
+def prices_of(table: pa.Table, name: str | None, size: int) -> np.ndarray:
+    """Prices [size], NaN where none is known."""
     if name is None:
         return np.full(size, np.nan)
     prices = pc.cast(table[name], pa.float64()).to_numpy().astype(np.float64)

@@ -19,25 +19,29 @@ def read_range(bootstrap: str, topic: str, start: str, end: str) -> tuple[EventT
     Both are `earliest`, `latest`, an offset (of every partition) or an ISO time. The end is
     fixed when reading begins, so that a topic that still grows gives a bounded range.
     """
+    found = messages(bootstrap, topic, start, end)
+    return from_messages((each.value(), each.timestamp()[1]) for each in found)
+
+
+def messages(bootstrap: str, topic: str, start: str, end: str) -> Iterator[Any]:
+    """The Kafka messages of such a range, in order within each partition."""
     from confluent_kafka import Consumer
 
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,
-            "group.id": "streamrec-train",
+            "group.id": "streamrec-range",
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
         }
     )
     try:
-        return from_messages(_messages(consumer, topic, start, end))
+        yield from _messages(consumer, topic, start, end)
     finally:
         consumer.close()
 
 
-def _messages(
-    consumer: Any, topic: str, start: str, end: str
-) -> Iterator[tuple[bytes | None, int]]:
+def _messages(consumer: Any, topic: str, start: str, end: str) -> Iterator[Any]:
     from confluent_kafka import TopicPartition
 
     bounds = _bounds(consumer, topic, start, end)
@@ -56,7 +60,7 @@ def _messages(
             raise ConnectionError(f"expected messages of {topic}; got {message.error()}")
         waited, part = 0.0, message.partition()
         if part in pending and message.offset() < pending[part]:
-            yield message.value(), message.timestamp()[1]
+            yield message
         if part in pending and message.offset() + 1 >= pending[part]:
             del pending[part]
 

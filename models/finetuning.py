@@ -129,8 +129,7 @@ def _parts(
         fit.max_items,
         fit.recent_half_life_days,
     )
-    index = {item: place for place, item in enumerate(catalogue.item_ids)}
-    moved = _places(index, parent.bundle.catalogue.item_ids)
+    moved = catalogue.places(parent.bundle.catalogue.item_ids)
     before = counted(
         parent.bundle.neighbours, parent.visits, parent.until_ms, moved, len(catalogue)
     )
@@ -139,7 +138,7 @@ def _parts(
         new=known_rows(log, code),
         replay=None
         if task.replay is None
-        else known_rows(task.replay, _places(index, task.replay.facts.ids)),
+        else known_rows(task.replay, catalogue.places(task.replay.facts.ids)),
         valid=None if valid is None else known_rows(valid, code),
         known=np.isin(np.arange(len(catalogue)), moved),
     )
@@ -159,11 +158,6 @@ def _parts(
     )
     files, why = part_files(catalogue, neighbours, past, encoder, lesson.new, fit)
     return files, why, epochs
-
-
-def _places(index: dict[str, int], ids: list[str]) -> np.ndarray:
-    """Where each item is in the catalogue, -1 where it is not: int64."""
-    return np.array([index.get(item, -1) for item in ids], np.int64)
 
 
 def _in(part: str, record: Record) -> Record:

@@ -107,9 +107,7 @@ def tuned(slices: Slices, settings: FitSettings) -> FitSettings:
         return settings
     blend = settings.blend
     past = past_of(slices.train, code, len(catalogue), blend.knn)
-    days = best_half_life(
-        past, slices.valid, targets, catalogue.item_ids, blend, settings.half_lives_days
-    )
+    days = best_half_life(past, slices.valid, targets, catalogue, blend, settings.half_lives_days)
     knn = blend.knn.model_copy(update={"half_life_days": days})
     return settings.model_copy(update={"blend": blend.model_copy(update={"knn": knn})})
 
@@ -202,14 +200,14 @@ def ranking_task(
 ) -> RankingTask:
     """Candidates that retrieval really makes for prefixes of sessions it was not fitted on."""
     recommender = Recommender(bundle)
-    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
+    code = bundle.catalogue.places(log.facts.ids)
     targets = sampled_targets(log, settings.ranker.samples, settings.seed)
     task = RankingTask([], [], [])
     for at in range(0, len(targets), 512):
         part = targets[at : at + 512]
         batch = log.prefixes(part)
         features = session_features(batch)
-        wanted = np.array([index.get(log.facts.ids[c], -1) for c in log.items[part].tolist()])
+        wanted = code[log.items[part]]
         for chunk, found in recommender.candidates(batch, features):
             task.candidates.append(found)
             task.sessions.append(session_context(features[chunk]))
@@ -223,8 +221,7 @@ def golden_batch(bundle: Bundle, log: SessionLog, count: int = 24) -> SessionBat
     targets = log.target_rows()
     chosen = targets[np.linspace(0, len(targets) - 1, min(count, len(targets))).astype(int)]
     batch = log.prefixes(chosen)
-    index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
-    if (known_items(batch, index) >= 0).sum() == 0:
+    if (known_items(batch, bundle.catalogue.index) >= 0).sum() == 0:
         raise ValueError("expected a known item in the newest sessions; found none")
     return replace(batch, offsets=np.append(batch.offsets, batch.offsets[-1]))
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
-from models.bundle import Bundle, BundleError, load_bundle
+from models.bundle import Bundle, BundleError
 from models.comparison import (
     BATCH,
     Outcome,
@@ -27,6 +27,7 @@ from models.comparison import (
     paired_gain,
 )
 from models.evaluation import sampled_targets
+from models.loading import load_bundle
 from models.metrics import reciprocal_rank, summary
 from models.recommender import Settings
 from models.sessions import SessionLog

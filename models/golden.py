@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from models.bundle import Bundle
 from models.bundle_files import BundleError
 from models.recommender import RankedList, Recommender, Settings
 from udfs.session_features import SessionBatch, session_features
-
-if TYPE_CHECKING:
-    from models.bundle import Bundle
 
 TOLERANCE = 2e-3  # scores may differ this much between processors; an order only within it
 

@@ -45,10 +45,15 @@ def reciprocal_rank(ranks: np.ndarray, cutoff: int = 20) -> float:
     return float(np.mean(reciprocals(ranks, cutoff))) if len(ranks) else 0.0
 
 
+def gains(ranks: np.ndarray, cutoff: int = 20) -> np.ndarray:
+    """1 / log2(1 + rank) of each target, 0 beyond `cutoff`: float64 [N]."""
+    gain = 1.0 / np.log2(1.0 + np.minimum(ranks, cutoff + 1))
+    return np.where(ranks <= cutoff, gain, 0.0)
+
+
 def discounted_gain(ranks: np.ndarray, cutoff: int = 20) -> float:
     """NDCG with one right answer: mean of 1 / log2(1 + rank), 0 beyond `cutoff`."""
-    gain = 1.0 / np.log2(1.0 + np.minimum(ranks, cutoff + 1))
-    return float(np.mean(np.where(ranks <= cutoff, gain, 0.0))) if len(ranks) else 0.0
+    return float(np.mean(gains(ranks, cutoff))) if len(ranks) else 0.0
 
 
 def coverage(recommended: int, catalogue: int) -> float:

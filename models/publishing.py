@@ -9,11 +9,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from models.bundle import Bundle, assemble, load_bundle
+from models.bundle import Bundle, assemble
 from models.bundle_files import file_table, manifest_text, write_files
 from models.evaluation import evaluate, sampled_targets
 from models.fitting import Fitted, Slices, golden_batch
 from models.golden import golden_answers
+from models.loading import load_bundle
 from models.provenance import CODE, FINETUNE_CODE, code_hash, data_hash, settings_hash
 from models.sessions import SessionLog
 from models.training import Progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -15,6 +16,9 @@ _RANK, _TOGETHER, _NEXT, _ALIKE = (
     CANDIDATE_FEATURES.index(name)
     for name in ("neural_rank", "together_share", "next_share", "alike_share")
 )
+
+FITS, TRENDS, POPULAR = "fits this session", "popular this week", "popular overall"
+_SIMILAR = "similar to"
 
 
 @compiled
@@ -83,7 +87,7 @@ def explain(
     """Where each chosen candidate comes from, and why it is there: int64 [B, n] both.
 
     The source, an index into SOURCES, is the one with the best claim: its place in the index, its
-    co-visits or the past sessions alike. The reason is an index into `reasons`.
+    co-visits or the past sessions alike. The reason is a key of `Reasons`.
     """
     source, reason = np.empty_like(chosen), np.empty_like(chosen)
     size = len(trending)
@@ -106,17 +110,21 @@ def explain(
     return source, reason
 
 
-def reasons(names: list[str], together: str) -> list[list[str]]:
-    """Every reason there can be, as `explain` counts them, for items that are called `names`."""
-    covisited = [f"{together} {name}" for name in names]
-    similar = [f"similar to {name}" for name in names]
-    fits = "fits this session"
-    return [
-        *([text] for text in covisited),
-        *([text] for text in similar),
-        *([fits, text] for text in covisited),
-        *([fits, text] for text in similar),
-        [fits],
-        ["popular this week"],
-        ["popular overall"],
-    ]
+class Reasons(dict[int, list[str]]):
+    """The texts of the reasons that `explain` counts, for items that are called `names`.
+
+    A text is made when it is first asked for: of millions of items, few are ever a reason.
+    """
+
+    def __init__(self, names: Sequence[str], together: str) -> None:
+        super().__init__()
+        self._names, self._together = names, together
+
+    def __missing__(self, reason: int) -> list[str]:
+        block, place = divmod(reason, len(self._names))
+        if block < 4:
+            because = f"{_SIMILAR if block % 2 else self._together} {self._names[place]}"
+            self[reason] = [FITS, because] if block >= 2 else [because]
+        else:
+            self[reason] = [(FITS, TRENDS, POPULAR)[reason - 4 * len(self._names)]]
+        return self[reason]

@@ -11,10 +11,10 @@ import logging
 from dataclasses import dataclass
 from itertools import pairwise
 from time import perf_counter_ns
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from models.bundle import Bundle
 from models.candidates import (
     CandidateBuilder,
     Candidates,
@@ -25,13 +25,18 @@ from models.candidates import (
 )
 from models.kernels import answerable, sequences
 from models.networks import encode, score
-from models.ranking import SOURCES, best_of_each, explain, fall_back, reasons
+from models.ranking import (
+    POPULAR,
+    SOURCES,
+    TRENDS,
+    Reasons,
+    best_of_each,
+    explain,
+    fall_back,
+)
 from models.retrieval import search
 from models.session_knn import SessionKnn
 from udfs.session_features import SessionBatch
-
-if TYPE_CHECKING:
-    from models.bundle import Bundle
 
 CHUNK = 96  # sessions worked on at once, so that the arrays of a stage stay in the cache
 _log = logging.getLogger(__name__)
@@ -69,7 +74,7 @@ class Recommender:
         self.bundle_version = bundle.version
         self.took_us = {"retrieve": 0, "rank": 0}
         self._bundle = bundle
-        self._index = {item: i for i, item in enumerate(bundle.catalogue.item_ids)}
+        self._index = bundle.catalogue.index
         self._titles = bundle.catalogue.titles
         self._popular = bundle.popular
         self._neural = min(bundle.blend.neural, len(self._index))
@@ -85,7 +90,7 @@ class Recommender:
         )
         self._knn = SessionKnn(bundle.past, bundle.blend.knn, bundle.blend.recent)
         names = [t or i for i, t in zip(bundle.catalogue.item_ids, self._titles, strict=True)]
-        self._reasons = reasons(names, bundle.texts["together"])
+        self._reasons = Reasons(names, bundle.texts["together"])
         self._nothing_known = self._popular_list(frozenset())
 
     def title(self, item_id: str) -> str | None:
@@ -216,7 +221,7 @@ class Recommender:
             [self._bundle.catalogue.item_ids[i] for i in items],
             [round(float(self._bundle.catalogue.recent[i]), 6) for i in items],
             ["trending" if up else "popular" for up in rising],
-            [self._reasons[-2 if up else -1] for up in rising],
+            [[TRENDS] if up else [POPULAR] for up in rising],
             "popular",
         )
 

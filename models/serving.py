@@ -23,9 +23,10 @@ from time import perf_counter
 
 import numpy as np
 
-from models.bundle import Bundle, BundleError, load_bundle
+from models.bundle import Bundle, BundleError
 from models.bundle_files import UnreachableError
 from models.history import LATEST_MS, Decision
+from models.loading import load_bundle
 from models.recommender import Recommender, Settings
 from models.registry import Follower
 from udfs.events import TYPE_CODES

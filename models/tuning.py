@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from models.candidates import Blend, known_items, recent_items
+from models.catalogue import Catalogue
 from models.kernels import answerable
 from models.metrics import MISS, reciprocal_rank
 from models.past_sessions import PastSessions
@@ -20,7 +21,7 @@ def best_half_life(
     past: PastSessions,
     valid: SessionLog,
     targets: np.ndarray,
-    item_ids: list[str],
+    catalogue: Catalogue,
     blend: Blend,
     half_lives_days: tuple[float, ...],
 ) -> float:
@@ -28,13 +29,11 @@ def best_half_life(
 
     Judged by MRR@20. `past` must not hold the validation sessions.
     """
-    index = {item: place for place, item in enumerate(item_ids)}
-    batch = valid.prefixes(targets[:: -(-len(targets) // PREFIXES) or 1])
-    wanted = [valid.facts.ids[code] for code in valid.items[targets].tolist()]
-    wanted = wanted[:: -(-len(targets) // PREFIXES) or 1]
-    target = np.array([index.get(item, -1) for item in wanted], np.int64)
+    some = targets[:: -(-len(targets) // PREFIXES) or 1]
+    batch = valid.prefixes(some)
+    target = catalogue.places(valid.facts.ids)[valid.items[some]]
     found = {
-        days: _quality(past, batch, target, index, _with(blend, days))
+        days: _quality(past, batch, target, catalogue.index, _with(blend, days))
         for days in sorted(half_lives_days, reverse=True)
     }
     return max(found, key=lambda days: found[days])

@@ -21,17 +21,16 @@ from pathlib import Path
 
 from operators import tether
 from operators.kraft import (
-    HOST,
     BrokerError,
-    free_port,
     output_file,
     prepare,
     refuse_taken_port,
     wait_until_it_answers,
 )
+from operators.ports import HOST, free_port
 from operators.service import Service
 
-__all__ = ["Broker", "BrokerError", "create_topics", "free_port"]
+__all__ = ["Broker", "BrokerError", "create_topics"]
 
 
 class Broker(Service):

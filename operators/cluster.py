@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,12 +25,13 @@ from typing import Any
 import yaml
 
 from operators import tether
-from operators.broker import free_port
 from operators.configuration import CONF, flattened
 from operators.java import java_home
+from operators.ports import free_port
 from operators.service import Service
 
 START_SECONDS = 60
+_CAUSE = re.compile(r"^Caused by: | (?:ERROR|FATAL) ")
 
 
 class ClusterError(RuntimeError):
@@ -153,12 +155,21 @@ class Cluster(Service):
             time.sleep(0.3)
         raise ClusterError(
             f"expected {slots} slots within {START_SECONDS} s and no process to end;"
-            " the last lines of the logs:\n"
-            + "\n".join(path.read_text("utf-8", "replace")[-1000:] for path in self._logs())
+            " what the logs say:\n" + "\n".join(_telling(path) for path in self._logs())
         )
 
     def _logs(self) -> list[Path]:
         return sorted([*self.directory.glob("*.out"), *self.directory.glob("*/*.log")])
+
+
+def _telling(log: Path) -> str:
+    """A log's name, its lines that name a cause, and how it ends.
+
+    A process that fails writes its stack trace first and then much about how it stops.
+    """
+    lines = log.read_text("utf-8", "replace").splitlines()
+    causes = [line for line in lines if _CAUSE.search(line)]
+    return "\n".join([f"{log.parent.name}/{log.name}:", *causes[-5:], *lines[-5:]])
 
 
 def _flink_home() -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import sysconfig
 from pathlib import Path
@@ -17,6 +16,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 from operators.configuration import CONF, ROOT, flattened
 from operators.jars import connector_jar
 from operators.java import java_home
+from operators.ports import free_port
 
 Mode = Literal["thread", "process"]
 
@@ -102,7 +102,7 @@ def _target(engine: Engine) -> dict[str, str]:
             "execution.target": "local",
             "rest.address": "127.0.0.1",
             "rest.bind-address": "127.0.0.1",
-            "rest.port": str(engine.rest_port or _free_port()),
+            "rest.port": str(engine.rest_port or free_port()),
         }
     address, _, port = engine.jobmanager.rpartition(":")
     return {"execution.target": "remote", "rest.address": address, "rest.port": port}
@@ -116,9 +116,3 @@ def _python_path() -> list[str]:
 def _state_folder() -> Path:
     base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     return Path(base) / "streamrec"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

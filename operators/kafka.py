@@ -17,6 +17,8 @@ MAX_RECORD_BYTES = 16 << 20  # a dead letter must fit although its record was ov
 # Of one partition at a time (a larger record still comes): in a backlog the partitions take
 # turns, so that none looks idle and its events late while the reader is busy with the others.
 FETCH_BYTES = 256 << 10
+UNHURRIED = {"fetch.min.bytes": "65536", "fetch.max.wait.ms": "100"}
+"""Properties of a source nobody waits for: a request for each event costs more than the event."""
 
 
 class Kafka(BaseModel):

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from operators.jars import broker_jars
 from operators.java import find_java
+from operators.ports import HOST, free_port
 
-HOST = "127.0.0.1"
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # above the 1 MiB an event may have, so that it can be refused
 START_SECONDS = 90.0
 _CLUSTER_ID = "c3RyZWFtcmVjLWJyb2tlcg"
@@ -34,13 +34,6 @@ rootLogger.appenderRef.file.ref = file
 
 class BrokerError(RuntimeError):
     """The broker did not start, or does not answer."""
-
-
-def free_port() -> int:
-    """A port nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
 
 
 def refuse_taken_port(port: int) -> None:

@@ -6,7 +6,8 @@ import json
 import signal
 import threading
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from http.client import HTTPException
 from types import FrameType
 from typing import Any
@@ -18,11 +19,19 @@ from rich.console import Console
 from operators.accounting import COUNTERS
 
 
-def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) -> int:
+def run(
+    env: TableEnvironment,
+    statements: StatementSet,
+    job: str,
+    mode: str,
+    must_end: bool = False,
+    once_up: Callable[[], None] | None = None,
+) -> int:
     """Start the job, say where it runs, show its counters; return 0 when it ended well.
 
     The counters are told once more at the end, as they stood a second before or when stopped.
-    Ctrl-C and SIGTERM cancel a job that runs inside this process.
+    Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
+    has then failed. `once_up` is called when its tasks run.
     """
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
@@ -31,17 +40,31 @@ def run(env: TableEnvironment, statements: StatementSet, job: str, mode: str) ->
     job_id = str(client.get_job_id())
     console = Console(stderr=True)
     console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
-    counts = _watch(console, rest, job_id, job, ended, _on_stop_signals())
+    stopping = _on_stop_signals()
+    if once_up is not None and _is_up(rest, job_id, ended, stopping):
+        once_up()
+    counts = _watch(console, rest, job_id, job, ended, stopping)
     if counts:
         console.print(f"{job}: {summary(counts)}", highlight=False, soft_wrap=True)
     if not ended.done():
         client.cancel().result()
-        return 0
+        return 1 if must_end else 0
     problem = ended.exception()
-    if problem is None or "JobCancellationException" in str(problem):
+    cancelled = "JobCancellationException" in str(problem)
+    if problem is None or (cancelled and not must_end):
         return 0
     console.print(f"{job}: failed: {problem}", markup=False, highlight=False)
     return 1
+
+
+def _is_up(rest: str, job_id: str, ended: Any, stopping: threading.Event) -> bool:
+    """Wait until the tasks run; False if the job ended before, or is to stop."""
+    while not ended.done() and not stopping.wait(0.2):
+        with suppress(OSError, HTTPException):  # its REST is not up yet
+            tasks = _get(f"{rest}/jobs/{job_id}")["status-counts"]
+            if tasks["RUNNING"] and tasks["RUNNING"] + tasks["FINISHED"] == sum(tasks.values()):
+                return True
+    return False
 
 
 def _watch(

@@ -20,13 +20,13 @@ from operators.broker import create_topics
 from operators.jars import JarError
 from operators.java import JavaMissingError
 from operators.kraft import (
-    HOST,
     BrokerError,
     output_file,
     prepare,
     refuse_taken_port,
     wait_until_it_answers,
 )
+from operators.ports import HOST
 
 STOP_SECONDS = 15.0
 NOT_RUNNING = 3  # as service scripts have it

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.evaluation import sampled_targets
+from models.loading import load_bundle
 from models.recommender import Recommender
 from models.sessions import SessionLog
 from udfs.session_features import session_features

@@ -6,10 +6,11 @@ import json
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
+from models.loading import load_bundle
 from models.recommender import Recommender, Settings
 from tests.kafka import Record
 from udfs.events import INTERACTIONS, InvalidEventError, decode, to_text
@@ -21,15 +22,25 @@ TYPES = (*INTERACTIONS, "search", "remove_from_cart", "view_item_list", "session
 WINDOW, GAP_MS = 20, 1_800_000
 
 
+@dataclass(frozen=True)
+class Swap:
+    """Another bundle, and the event time from which it answers."""
+
+    bundle: Bundle
+    active_from: int
+
+
 def starter() -> Bundle:
     """The bundle that the project ships."""
     return load_bundle(STARTER)
 
 
-def shopping(seed: int, users: int, events: int, items: list[str]) -> list[Record]:
+def shopping(
+    seed: int, users: int, events: int, items: list[str], start_ms: int = START_MS
+) -> list[Record]:
     """Events of `users` shoppers: gaps, repeats, unknown items, several items, disorder."""
     draw = random.Random(seed)
-    clock = dict.fromkeys(range(users), START_MS)
+    clock = dict.fromkeys(range(users), start_ms)
     sent: list[Record] = []
     for number in range(events):
         user = draw.randrange(users)
@@ -53,9 +64,11 @@ def shopping(seed: int, users: int, events: int, items: list[str]) -> list[Recor
     return sent
 
 
-def expected(bundle: Bundle, records: list[Record], received_ms: int) -> dict[str, dict]:
+def expected(
+    bundle: Bundle, records: list[Record], received_ms: int, after: Swap | None = None
+) -> dict[str, dict]:
     """What the engine-free function answers to the records in order: by recommendation_id."""
-    answers = (answer for answer, _ in _answered(bundle, records, received_ms))
+    answers = (answer for answer, _ in _answered(bundle, records, received_ms, after))
     return {a.recommendation_id: decision(a.value) for a in answers if a is not None}
 
 
@@ -68,11 +81,16 @@ def outcomes(bundle: Bundle, records: list[Record], received_ms: int) -> dict[st
 
 
 def _answered(
-    bundle: Bundle, records: list[Record], received_ms: int
+    bundle: Bundle, records: list[Record], received_ms: int, after: Swap | None = None
 ) -> Iterator[tuple[Answer | None, Tally]]:
     """The engine-free function's answer to each record that is an event."""
-    recommender = Recommender(bundle, Settings())
-    answering = Answering(lambda _: recommender, Rules((*INTERACTIONS, "search"), GAP_MS))
+    first = Recommender(bundle, Settings())
+    then = Recommender(after.bundle, Settings()) if after else first
+    active_from = after.active_from if after else 0
+    answering = Answering(
+        lambda event_time: then if event_time >= active_from else first,
+        Rules((*INTERACTIONS, "search"), GAP_MS),
+    )
     texts: dict[str, list[str]] = defaultdict(list)
     for record in records:
         try:

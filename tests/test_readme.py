@@ -27,6 +27,7 @@ from jobs.dead_letters import DeadLettersSettings
 from jobs.feedback import FeedbackSettings
 from jobs.finetune import FinetuneJobSettings
 from jobs.recommend import RecommendSettings
+from jobs.replay.settings import ReplaySettings
 from jobs.sessions import SessionsSettings
 from jobs.settings import described, keys, load
 from jobs.simulate.settings import SimulateSettings
@@ -49,6 +50,8 @@ SETTINGS: dict[str, type[BaseModel]] = {
     "feedback": FeedbackSettings,
     "train": TrainSettings,
     "finetune": FinetuneJobSettings,
+    "replay": ReplaySettings,
+    "compare": ReplaySettings,
     "bundles": BundlesSettings,
     "dead-letters": DeadLettersSettings,
     "simulate": SimulateSettings,
@@ -62,15 +65,24 @@ TRAIN = "tests/jobs/test_train.py::test_training_ends_with_a_bundle_that_loads_a
 # CI sets up `dev`, which holds `train`.
 SETUP = "tests/scripts/test_setup.py::test_a_larger_set_serves_for_a_smaller_one"
 LIVE = "tests/jobs/simulate/test_simulate.py::def loop(broker: Broker"
-CLUSTER = "tests/jobs/test_recovery.py::test_a_killed_taskmanager_loses_no_list"
+CLUSTER = "tests/jobs/test_recovery.py::test_a_taskmanager_killed_during_a_swap_loses_no_list"
 
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
+REPLAY = "tests/jobs/test_replay.py::test_source_target_profile_slots_and_pace_change_no_byte"
+COMPARE = "tests/jobs/test_replay.py::test_compare_replays_what_is_not_replayed"
+OPEN_DATA = (
+    "--set source.format=online_retail "
+    "--set source.path=scripts/data/uci_online_retail.parquet --set since=2011-12-01"
+)
+
+LOOP = "tests/jobs/test_demo.py::test_a_loop_that_is_terminated_while_its_jobs_start_leaves_nothing"
 
 EVALUATE = "tests/jobs/test_evaluate.py::"
 
 RUN_BY = {
     "./scripts/demo": DEMO,
+    "./scripts/demo --loop": LOOP,
     "./scripts/test": ".ci/run::exec ./scripts/test",
     "./scripts/setup train": SETUP,
     "./scripts/broker start --topic user-events:4 --topic recommendations:4 "
@@ -105,6 +117,18 @@ RUN_BY = {
     "./scripts/evaluate --train weeks.parquet --continual --period week": EVALUATE
     + "test_periods_are_learned_and_judged_in_turn",
     f"{PYTHON} finetune": FINETUNE,
+    f"{PYTHON} replay {OPEN_DATA} --set output=replay/december.jsonl "
+    "--report replay/december.html": "tests/jobs/test_replay.py::"
+    "test_the_report_of_a_replay_is_beside_it",
+    f"{PYTHON} replay --set registry=registry --set source.format=kafka "
+    "--set source.kafka.bootstrap=127.0.0.1:9092 --set source.kafka.start=2026-11-01T00:00:00Z "
+    "--set output=replay/november.parquet": REPLAY,
+    f"{PYTHON} replay --set source.format=messages --set source.path=events.jsonl "
+    "--set speed=60 --set bootstrap=127.0.0.1:9092 --set create_topics=true "
+    "--set output=null": REPLAY,
+    f"{PYTHON} compare models/starter/online-retail bundles/bundle-0123456789 {OPEN_DATA}": COMPARE,
+    f"{PYTHON} compare before.yaml after.yaml --report compare.html": "tests/jobs/"
+    "test_compare.py::test_settings_files_are_sides",
     f"{PYTHON} finetune --every 15m": EVERY,
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""

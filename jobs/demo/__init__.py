@@ -5,23 +5,17 @@ Online Retail (December 2011), OTTO ─ paced replay ─ user-events ─ recomme
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from types import FrameType
 
 import click
 from rich.console import Console
 
 from jobs.demo.data import read_data
-from jobs.demo.run import Choices, DemoRun
-from jobs.demo.services import ROOT, DemoError, Services
-from operators.broker import BrokerError
-from operators.jars import JarError
-from operators.java import JavaMissingError
+from jobs.demo.processes import ROOT, DemoError, FlinkJob
+from jobs.demo.run import TOPICS, Choices, DemoRun
+from jobs.demo.services import Services, conduct, seconds_since_process_start
 
 STARTER = ROOT / "models" / "starter" / "online-retail"
 
@@ -52,18 +46,8 @@ STARTER = ROOT / "models" / "starter" / "online-retail"
 def demo(
     as_json: bool, keep: bool, seconds: float, rate: float, profile: str, bundle: Path
 ) -> None:
-    say = Console(stderr=True, highlight=False)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
-    try:
-        code = perform(say, Choices(as_json, keep, seconds, rate, profile, bundle))
-    except (DemoError, BrokerError, JarError, JavaMissingError) as error:
-        say.print(f"streamrec: {error}", markup=False)
-        code = 1
-    except KeyboardInterrupt:
-        say.print("streamrec: stopped; nothing of the demo is left running.")
-        code = 130
-    sys.exit(code)
+    choices = Choices(as_json, keep, seconds, rate, profile, bundle)
+    conduct(lambda say: perform(say, choices))
 
 
 def perform(say: Console, choices: Choices) -> int:
@@ -74,35 +58,15 @@ def perform(say: Console, choices: Choices) -> int:
             f"no bundle in {choices.bundle}. Train one with `python -m jobs train`, "
             "or give the folder of another with --bundle."
         )
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, Services() as services:
         reading = pool.submit(read_data, choices.bundle, choices.size)
-        services = Services(choices.profile, choices.bundle)
         say.print(
             f"Starting a Kafka broker and, as another process, the recommend job (profile "
             f"{choices.profile}, bundle {choices.bundle.name}) …"
         )
-        try:
-            services.start()
-            seconds = time.perf_counter() - began
-            say.print(f"The broker answers on {services.broker.bootstrap} after {seconds:.1f} s.")
-            return DemoRun(say, choices, services, reading.result(), began).run()
-        finally:
-            _ignore_stop_signals()
-            services.close()
-
-
-def seconds_since_process_start() -> float:
-    """Age of this process, the shell that became it (scripts/demo) and its set-up included."""
-    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22, since boot
-    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _ignore_stop_signals() -> None:
-    """A second Ctrl-C must not interrupt the cleaning up that the first one began."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+        services.start_broker(TOPICS)
+        bootstrap, bundle = services.broker.bootstrap, {"bundle": str(choices.bundle.resolve())}
+        job = services.start(FlinkJob("recommend", bootstrap, choices.profile, bundle))
+        seconds = time.perf_counter() - began
+        say.print(f"The broker answers on {bootstrap} after {seconds:.1f} s.")
+        return DemoRun(say, choices, services, job, reading.result(), began).run()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from jobs.demo.closing import closing_table
 from jobs.demo.score import Score, Shown, identity
 
 TOP = 3  # items of a list that are shown
@@ -146,29 +146,16 @@ def example(shown: Shown, titles: Mapping[str, str]) -> str:
     )
 
 
-def tell(say: Console, result: Mapping[str, Any], as_json: bool) -> None:
-    """The summary for people; with `as_json` also as one line of JSON on stdout."""
-    out = say if as_json else Console(highlight=False)
-    out.print(summary(result))
-    if as_json:
-        print(json.dumps(result), flush=True)
-
-
 def summary(result: Mapping[str, Any]) -> RenderableType:
     """The closing table, from the same values as `--json` prints."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_column(justify="right", style="bold", no_wrap=True)
-    table.add_column()
-    for figure, meaning in _figures(result):
-        table.add_row(figure, meaning)
-    for reason, count in result["dead_letter_reasons"].items():
-        table.add_row(Text(f"{count:,}", "dim"), Text(f"  {reason}", "dim"))
-    wrong = [Text(misfit, "red") for misfit in result["misfits"]]
+    reasons = [
+        (Text(f"{count:,}", "dim"), Text(f"  {reason}", "dim"))
+        for reason, count in result["dead_letter_reasons"].items()
+    ]
+    wrong = result["misfits"]
     books = Text("they do not balance", "red") if wrong else Text("they balance", "green")
-    table.add_row("books", Text(f"{identity(result)}; ").append_text(books))
-    for sentence in wrong:
-        table.add_row(Text("!", "red"), sentence)
-    return Group(Rule("summary", style="dim"), table)
+    balance = ("books", Text(f"{identity(result)}; ").append_text(books))
+    return closing_table([*_figures(result), *reasons, balance], wrong)
 
 
 def _figures(result: Mapping[str, Any]) -> list[tuple[str, str]]:

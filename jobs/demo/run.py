@@ -13,14 +13,17 @@ from typing import Any
 
 from rich.console import Console
 
+from jobs.demo.closing import tell
 from jobs.demo.data import WARM_UP_PREFIX, DemoData
-from jobs.demo.display import Screen, tell
+from jobs.demo.display import Screen, summary
+from jobs.demo.processes import DemoError, FlinkJob
 from jobs.demo.score import Score, Shown, misfits, missing_values
-from jobs.demo.services import TOPICS, DemoError, Services
+from jobs.demo.services import Services
 from jobs.demo.traffic import RankedMessage, Reader, Sender, sizes
 from operators.accounting import OUTCOMES
 from operators.dead_letters import DeadLetter, read
 
+TOPICS = {"user-events": 4, "recommendations": 4, "dead-letters": 1}
 FIRST_LIST_SECONDS = 180.0
 SETTLE_SECONDS = 30.0
 
@@ -46,9 +49,16 @@ class DemoRun:
     """Holds what the reader's thread writes and the main thread shows."""
 
     def __init__(
-        self, say: Console, choices: Choices, services: Services, data: DemoData, began: float
+        self,
+        say: Console,
+        choices: Choices,
+        services: Services,
+        job: FlinkJob,
+        data: DemoData,
+        began: float,
     ) -> None:
-        self.say, self.choices, self.services, self.data = say, choices, services, data
+        self.say, self.choices, self.data = say, choices, data
+        self.services, self.job = services, job
         self.began = began  # of the command, on time.perf_counter
         self.score = Score({r.event_id: r for r in data.records if r.outcome == "answered"})
         self.warm: set[str] = set()
@@ -67,7 +77,7 @@ class DemoRun:
             self._warm_up()
             self._replay()
             result = self._judge()
-            tell(self.say, result, self.choices.as_json)
+            tell(self.say, result, summary(result), self.choices.as_json)
             if self.choices.keep:
                 self._keep()
             return 1 if result["misfits"] else 0
@@ -100,7 +110,7 @@ class DemoRun:
         wanted = {record.event_id for record in records if record.outcome == "answered"}
         if not self._wait(lambda: bool(self.warm), FIRST_LIST_SECONDS, starting=True):
             raise DemoError(
-                f"no list came within {FIRST_LIST_SECONDS:.0f} s.\n{self.services.job.last_words()}"
+                f"no list came within {FIRST_LIST_SECONDS:.0f} s.\n{self.job.last_words()}"
             )
         self.say.print(f"The first list came {self.first_list_s:.1f} s after the command began.")
         if not self._wait(lambda: wanted <= self.warm, SETTLE_SECONDS):
@@ -137,7 +147,7 @@ class DemoRun:
         found: list[str] = []
 
         def settled() -> bool:
-            counters.update(self.services.job.counters())
+            counters.update(self.job.counters())
             found[:] = misfits(sent, counters, sizes(bootstrap, TOPICS))
             return not found and self.score.lists == len(self.score.records)
 
@@ -215,7 +225,7 @@ class DemoRun:
                 return True
             self._check()
             if starting:
-                self.services.job.check_start()
+                self.job.check_start()
             time.sleep(0.2)
         return False
 

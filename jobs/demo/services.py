@@ -1,192 +1,93 @@
-"""What the demo runs beside itself: a broker and the recommend job, gone when the demo is.
-
-Each runs on a tether (operators/tether.py): it ends with this process, however that ends.
-"""
+"""What a demo runs beside itself: a broker and jobs, gone when the demo is."""
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
-import urllib.request
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from types import FrameType, TracebackType
+from typing import NoReturn, TypeVar
 
-import yaml
+from rich.console import Console
 
-from operators import tether
-from operators.broker import Broker, free_port
+from jobs.demo.processes import DemoError, Job
+from operators.broker import Broker, BrokerError
+from operators.jars import JarError
+from operators.java import JavaMissingError
 
-ROOT = Path(__file__).resolve().parents[2]
-TOPICS = {"user-events": 4, "recommendations": 4, "dead-letters": 1}
-FAILURES = 3  # as often the job may fail while starting before the demo gives up
-
-
-class DemoError(RuntimeError):
-    """The demo can not go on; the message says why and what to do."""
-
-
-class Job:
-    """`python -m jobs recommend` as a process of its own, with a folder for all it writes."""
-
-    def __init__(self, bootstrap: str, profile: str, bundle: Path) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="streamrec-demo-"))
-        self.rest = f"http://127.0.0.1:{free_port()}"
-        self._tether: subprocess.Popen[bytes] | None = None
-        self._pid = 0
-        self._id = ""
-        settings = self._settings(bootstrap, profile, bundle)
-        (self.folder / "recommend.yaml").write_text(yaml.safe_dump(settings))
-
-    def start(self) -> None:
-        """Start the process; it is ready when the first list comes."""
-        command = [sys.executable, "-m", "jobs", "recommend", "--config"]
-        with (self.folder / "job.log").open("wb") as log:
-            self._tether = subprocess.Popen(
-                tether.command([*command, str(self.folder / "recommend.yaml")], str(self.folder)),
-                cwd=ROOT,
-                env=self._environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the demo, which stops the job
-            )
-        assert self._tether.stdout is not None
-        self._pid = int(self._tether.stdout.readline() or 0)
-
-    def check(self) -> None:
-        """Raise DemoError with the job's last words if it has ended or keeps failing."""
-        if self._tether is None or self._tether.poll() is not None:
-            raise DemoError(f"the recommend job ended.\n{self.last_words()}")
-
-    def check_start(self) -> None:
-        """Like `check`, and also if Flink had to start it again several times."""
-        self.check()
-        failures = self._failures()
-        if len(failures) >= FAILURES:
-            cause = failures[0]["stacktrace"].strip()[-3000:]
-            raise DemoError(f"the recommend job fails again and again; Flink's reason:\n{cause}")
-
-    def counters(self) -> dict[str, int]:
-        """The job's own counters by name, read over REST; none while it does not answer."""
-        from operators.running import counters  # it imports Flink, which takes a moment
-
-        try:
-            return counters(self.rest, self._job_id())
-        except (OSError, LookupError):
-            return {}
-
-    def last_words(self) -> str:
-        """The last lines of what the job printed and of the warnings that Flink logged."""
-        printed = _lines([self.folder / "job.log"])
-        logged = _lines(self.folder.glob("flink-log/*.log"))
-        warnings = [line for line in logged if " WARN " in line or " ERROR " in line]
-        text = ["Its last lines:", *(printed[-20:] or ["(none)"])]
-        if warnings:
-            text += ["Flink's last warnings:", *warnings[-5:]]
-        return "\n".join(text)
-
-    def close(self) -> None:
-        """Stop the process and remove its folder."""
-        if self._tether is not None:
-            for pipe in (self._tether.stdin, self._tether.stdout):
-                if pipe is not None:
-                    pipe.close()  # the tether lets go, and the job is stopped in good order
-            try:
-                self._tether.wait(tether.GRACE_SECONDS + 5)
-            except subprocess.TimeoutExpired:
-                self._tether.kill()
-                self._tether.wait()
-            with suppress(ProcessLookupError):  # a JVM that was still starting outlives the job
-                os.killpg(self._tether.pid, signal.SIGKILL)
-        self._remove_folder()
-
-    def _remove_folder(self) -> None:
-        """Again and again for a moment: a process that was just killed may still have written."""
-        for _ in range(50):
-            shutil.rmtree(self.folder, ignore_errors=True)
-            if not self.folder.exists():
-                return
-            time.sleep(0.1)
-
-    def _settings(self, bootstrap: str, profile: str, bundle: Path) -> dict[str, Any]:
-        scratch = str(self.folder / "scratch")
-        return {
-            "kafka": {"bootstrap": bootstrap, "group": "streamrec-demo", "start": "earliest"},
-            "engine": {
-                "profile": profile,
-                "rest_port": int(self.rest.rpartition(":")[2]),
-                "checkpoint_dir": (self.folder / "checkpoints").as_uri(),
-                "options": {
-                    "io.tmp.dirs": scratch,
-                    "web.tmpdir": scratch,
-                    "blob.storage.directory": scratch,
-                },
-            },
-            "bundle": str(bundle.resolve()),
-        }
-
-    def _environment(self) -> dict[str, str]:
-        """This process's environment, with the job's files in its folder, without its settings."""
-        scratch = self.folder / "scratch"
-        scratch.mkdir(exist_ok=True)
-        kept = {k: v for k, v in os.environ.items() if not k.startswith("STREAMREC_")}
-        java = f"{kept.get('JAVA_TOOL_OPTIONS', '')} -Djava.io.tmpdir={scratch}".strip()
-        own = {"TMPDIR": str(scratch), "FLINK_LOG_DIR": str(self.folder / "flink-log")}
-        return {**kept, **own, "JAVA_TOOL_OPTIONS": java}
-
-    def _job_id(self) -> str:
-        if not self._id:
-            self._id = str(self._get("/jobs/overview")["jobs"][0]["jid"])
-        return self._id
-
-    def _failures(self) -> list[Mapping[str, str]]:
-        try:
-            found = self._get(f"/jobs/{self._job_id()}/exceptions")
-        except (OSError, LookupError):
-            return []
-        entries: list[Mapping[str, str]] = found["exceptionHistory"]["entries"]
-        return entries
-
-    def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.rest + path, timeout=5) as response:
-            return json.load(response)
-
-
-def _lines(files: Iterable[Path]) -> list[str]:
-    texts = [file.read_text(errors="replace") for file in files if file.exists()]
-    return [line for text in texts for line in text.splitlines() if line.strip()]
+J = TypeVar("J", bound=Job)
 
 
 class Services:
-    """The broker and, once it answers, the job."""
+    """A broker and the jobs that were started beside it; `with` ends and removes them all."""
 
-    def __init__(self, profile: str, bundle: Path) -> None:
+    def __init__(self) -> None:
         self.broker = Broker()
-        self.job = Job(self.broker.bootstrap, profile, bundle)
+        self.jobs: list[Job] = []
 
-    def start(self) -> None:
-        """Start both: the job refuses to start without its topics. Ready with the first list."""
+    def start_broker(self, topics: Mapping[str, int]) -> None:
+        """Start the broker, with topics: jobs refuse to start without theirs."""
         self.broker.start()
-        self.broker.create_topics(TOPICS)
-        self.job.start()
+        self.broker.create_topics(topics)
+
+    def start(self, job: J) -> J:
+        """Start a job, which is to go on until the end."""
+        self.jobs.append(job)
+        job.start()
+        return job
 
     def check(self) -> None:
-        """Raise DemoError if the broker or the job has ended."""
+        """Raise DemoError if the broker or a job has ended."""
         if self.broker.pid is None:
             raise DemoError("the broker ended; its folder is gone with it. Start the demo again.")
-        self.job.check()
+        for job in self.jobs:
+            job.check()
 
-    def close(self) -> None:
-        """Stop both and remove what they wrote."""
-        try:
-            self.job.close()
-        finally:
-            self.broker.close()
+    def __enter__(self) -> Services:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop all and remove what they wrote; a second Ctrl-C does not interrupt it."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        with ExitStack() as stack:
+            stack.callback(self.broker.close)
+            for job in self.jobs:
+                job.let_go()
+                stack.callback(job.close)
+
+
+def conduct(perform: Callable[[Console], int]) -> NoReturn:
+    """End the process with the code of `perform`, or in a sentence on what went wrong."""
+    say = Console(stderr=True, highlight=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    try:
+        code = perform(say)
+    except (DemoError, BrokerError, JarError, JavaMissingError) as error:
+        say.print(f"streamrec: {error}", markup=False)
+        code = 1
+    except KeyboardInterrupt:
+        say.print("streamrec: stopped; nothing of the demo is left running.")
+        code = 130
+    sys.exit(code)
+
+
+def seconds_since_process_start() -> float:
+    """Age of this process, the shell that became it (scripts/demo) and its set-up included."""
+    after_name = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    started = int(after_name[19]) / os.sysconf("SC_CLK_TCK")  # field 22, since boot
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
 
-from jobs.demo.services import DemoError
+from jobs.demo.processes import DemoError
 from jobs.demo.stream import Record
 
 EVENTS, LISTS = "user-events", "recommendations"

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from models.event_files import Columns, events_of, read_table
+from models.event_files import Columns, events_of, table_of
 from models.sessions import SessionLog, sessions_from
 
 DATA = Path("../shared/data")
@@ -105,7 +105,7 @@ def periods(source: Source) -> list[SessionLog]:
     columns = source.columns or _usual(_columns_in(source.train), time=False)
     time = columns.time or "row"
     wanted = replace(columns, time=columns.time or columns.item, type=source.period)
-    table = read_table(str(source.train), _format(source.train), wanted)
+    table = table_of(str(source.train), _format(source.train), wanted)
     period = np.unique(table[source.period].to_numpy(), return_inverse=True)[1]
     if not columns.time:
         table = table.append_column(time, pa.array(_weekly(period)))
@@ -143,7 +143,7 @@ def _periods_of(log: SessionLog, period: np.ndarray, times: np.ndarray) -> np.nd
 
 def _sessions(path: Path, columns: Columns | None) -> SessionLog:
     columns = columns or _usual(_columns_in(path))
-    table = read_table(str(path), _format(path), columns)
+    table = table_of(str(path), _format(path), columns)
     events, _ = events_of(table, columns, _unit(table, columns.time), _VIEW)
     return sessions_from(events, GAP_MS)
 

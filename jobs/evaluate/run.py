@@ -98,7 +98,7 @@ def judged(
     progress: Progress,
 ) -> Judged:
     """The standing of a fitted bundle, of its encoder and of the baselines on the same items."""
-    code = _codes(bundle, train)
+    code = bundle.catalogue.places(train.facts.ids)
     standings = dict(_baselines(bundle, train, code, held, progress))
     standings |= _towers(bundle, fitted, code, held, watch, progress)
     standings["blend"] = _blend(bundle, fitted, held, watch.total, progress)
@@ -138,17 +138,11 @@ def _towers(
     }
 
 
-def _codes(bundle: Bundle, log: SessionLog) -> np.ndarray:
-    """Where each item of a log is in the bundle's catalogue, -1 where it is not."""
-    index = {item: place for place, item in enumerate(bundle.catalogue.item_ids)}
-    return np.array([index.get(item, -1) for item in log.facts.ids], np.int32)
-
-
 def _baselines(
     bundle: Bundle, train: SessionLog, code: np.ndarray, held: HeldOut, progress: Progress
 ) -> Iterator[tuple[str, Standing]]:
     counts = bundle.catalogue.popularity
-    index = {item: place for place, item in enumerate(bundle.catalogue.item_ids)}
+    index = bundle.catalogue.index
     yield (
         "popularity",
         of_scores(popularity(counts), held, code, 0.0, counts.nbytes / _MB, progress, "popularity"),
@@ -184,7 +178,7 @@ def _blend(
 ) -> Standing:
     """The lists as they are served, items of the session among them."""
     recommender = Recommender(bundle, Settings(list_size=LIST, exclude_seen=False))
-    index = {item: place for place, item in enumerate(bundle.catalogue.item_ids)}
+    index = bundle.catalogue.index
     ids = held.log.facts.ids
     ranks, lists = [], []
     for targets, batch in chunks(held, progress, "the blend"):

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from jobs.simulate.population import Exposure, Offer, Population, ShopperEvent, Visit
+from jobs.simulate.population import Drift, Exposure, Offer, Population, ShopperEvent, Visit
+from jobs.simulate.tastes import Tastes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,11 @@ class Crowd:
         self._lanes: deque[Visit | None] = deque([None] * at_once)
         self._here: dict[str, Visit] = {}  # by user_id
         self._offers: dict[str, Offer] = {}
+
+    def drift(self, tastes: Tastes) -> None:
+        """Give these tastes to every visit that begins from now on."""
+        now = Drift(self.clock.at(self.sent), tastes)
+        self.population = replace(self.population, drift=now)
 
     def offer(self, offer: Offer) -> None:
         """Hand a list to its shopper, who sees it at the next turn unless gone on by then."""

@@ -108,7 +108,7 @@ def bundle_tastes(folder: Path | str, clusters: int, seed: int) -> Tastes:
     An item is followed by its neighbours; clusters are those of the vectors (k-means). Raises
     BundleError where there is no sound bundle.
     """
-    from models.bundle import load_bundle
+    from models.loading import load_bundle
 
     bundle = load_bundle(folder)
     catalogue, neighbours = bundle.catalogue, bundle.neighbours

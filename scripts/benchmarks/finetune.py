@@ -27,12 +27,13 @@ import pyarrow.parquet as pq
 import torch
 from traffic import ROOT, machine, say
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.comparison import paired_gain
 from models.datasets import encoded
 from models.evaluation import answered, sampled_targets
 from models.finetuning import FinetuneSettings, finetune
 from models.fitting import FitSettings, Fitted, Slices, fit
+from models.loading import load_bundle
 from models.metrics import hit_rate, ranks_from_lists, reciprocal_rank
 from models.publishing import finished, publish
 from models.recommender import Settings

@@ -30,7 +30,7 @@ from traffic import (
     wait_until,
 )
 
-from models.bundle import load_bundle
+from models.loading import load_bundle
 from models.synthetic import write_synthetic_bundle
 from operators.broker import Broker
 

@@ -31,8 +31,8 @@ from traffic import (
     wait_until,
 )
 
-from models.bundle import load_bundle
 from models.history import Decision
+from models.loading import load_bundle
 from models.registry import Registry
 from models.synthetic import write_synthetic_bundle
 from operators.broker import Broker

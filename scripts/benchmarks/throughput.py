@@ -23,7 +23,8 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 from traffic import SEED, count, event_json, events, job, machine, process, rate_when_warm, say
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
+from models.loading import load_bundle
 from models.recommender import Recommender, Settings
 from models.synthetic import write_synthetic_bundle
 from operators.broker import Broker

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from operators.accounting import accounted
-from operators.broker import Broker, free_port
+from operators.broker import Broker
+from operators.ports import free_port
 from operators.running import counters
 from tests.kafka import Record, running, send, wait_for
 from tests.malformed import malformed

@@ -15,7 +15,7 @@ import pytest
 
 from jobs.demo.data import read_data
 from jobs.demo.malformed import malformed
-from jobs.demo.services import ROOT
+from jobs.demo.processes import ROOT
 from operators.accounting import OUTCOMES, accounted
 from tests.kafka import wait_for
 
@@ -97,6 +97,18 @@ def test_a_demo_that_is_terminated_while_starting_leaves_nothing(demo: Demo) -> 
         threading.Timer(2, process.send_signal, [signal.SIGTERM]).start()
         process.communicate(timeout=120)
     assert process.returncode == 130
+    demo.assert_nothing_is_left()
+
+
+def test_a_loop_that_is_terminated_while_its_jobs_start_leaves_nothing(demo: Demo) -> None:
+    with demo.start("--loop", "--json") as process:
+        assert process.stderr is not None
+        for text in process.stderr:
+            if " acts: " in text:  # sessions and feedback run, recommend is about to
+                break
+        threading.Timer(3, process.send_signal, [signal.SIGTERM]).start()
+        out, _ = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
     demo.assert_nothing_is_left()
 
 

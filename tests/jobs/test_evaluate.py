@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.evaluate import data, evaluate
-from models.bundle import load_bundle
+from models.loading import load_bundle
 from models.protocol import held_out
 from models.recommender import Recommender, Settings
 from udfs.events import decode, to_text

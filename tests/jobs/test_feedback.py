@@ -19,7 +19,8 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from jobs.feedback import FeedbackSettings, main
 from jobs.settings import SettingsError, load
-from operators.broker import Broker, free_port
+from operators.broker import Broker
+from operators.ports import free_port
 from tests.feedback import (
     DISORDER_MS,
     HORIZON_MS,

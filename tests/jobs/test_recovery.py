@@ -21,14 +21,21 @@ from pathlib import Path
 import psutil
 import pytest
 
-from operators.broker import Broker, free_port
+from models.bundle import Bundle
+from models.loading import load_bundle
+from models.registry import Registry
+from operators.broker import Broker
 from operators.cluster import Cluster
+from operators.ports import free_port
+from tests.bundles import versioned
 from tests.kafka import Reader, Record, read, running, screen, send, wait_for
-from tests.shopping import decision, expected, shopping, starter
+from tests.shopping import START_MS, STARTER, Swap, decision, expected, shopping, starter
 
 # Of the records: those before the checkpoint, before the end of the flow, and all of them.
 WARM_UP, CHECKPOINTED, FLOWING, ALL = 20, 150, 400, 500
 RATE = 40  # events a second of the flow
+LATER_MS = START_MS + 7 * 86_400_000  # when the events after the flow begin
+SWAP_MS = LATER_MS - 3_600_000  # from when a second bundle answers, if there is one
 PATIENCE_S = 120  # a busy machine takes a minute to start a job
 HEARTBEAT = {"heartbeat.interval": "1 s"}  # a loss is soon noticed
 HOUR_S = 3600
@@ -43,15 +50,23 @@ class Trial:
     """A run with topics of its own: what is sent, what must come, and what came."""
 
     def __init__(
-        self, broker: Broker, name: str, rest: str, reader: Reader, process: subprocess.Popen[str]
+        self,
+        broker: Broker,
+        name: str,
+        rest: str,
+        reader: Reader,
+        process: subprocess.Popen[str],
+        second: Bundle | None = None,
     ) -> None:
-        bundle = starter()
         self.process = process
         self.bootstrap, self.name, self.rest, self.reader = broker.bootstrap, name, rest, reader
-        items = bundle.catalogue.item_ids[:200]
-        self.records = shopping(seed=5, users=10, events=ALL, items=items)[:ALL]
+        items = starter().catalogue.item_ids[:200]
+        flow = shopping(seed=5, users=10, events=FLOWING, items=items)[:FLOWING]
+        later = shopping(6, 10, ALL - FLOWING, items, LATER_MS)[: ALL - FLOWING]
+        self.records = flow + later
         self._sender = ThreadPoolExecutor(1)
-        self.decisions = expected(bundle, self.records, int(time.time() * 1000))
+        swap = second and Swap(second, SWAP_MS)
+        self.decisions = expected(starter(), self.records, int(time.time() * 1000), swap)
 
     def send(self, start: int, stop: int, rate: float = 0) -> None:
         """Have a part of the records sent, after all parts before it, `rate` a second."""
@@ -72,7 +87,7 @@ class Trial:
 
     def wait_for_all(self, stop: int) -> None:
         """Wait until every list that the records up to `stop` must be answered with is there."""
-        ids = {event["event_id"] for event in map(json.loads, self._values(stop))}
+        ids = {event["event_id"] for event in self._events(stop)}
         due = {name for name, d in self.decisions.items() if d["trigger_event_id"] in ids}
         wait_for(
             lambda: {d["recommendation_id"] for d in self.lists()} >= due, PATIENCE_S, "every list"
@@ -96,8 +111,8 @@ class Trial:
         assert max(times.values()) > 1, "the kill had no consequence"
         assert read(self.bootstrap, f"{self.name}-dead_letters") == []
 
-    def _values(self, stop: int) -> Iterator[bytes]:
-        return (record.value or b"" for record in self.records[:stop])
+    def _events(self, stop: int) -> Iterator[dict]:
+        return (json.loads(record.value or b"") for record in self.records[:stop])
 
     def _take_checkpoint(self) -> None:
         (job,) = self._ask("/jobs")["jobs"]
@@ -122,8 +137,13 @@ class Trial:
 
 
 @contextmanager
-def trial(broker: Broker, state: Path, name: str, rest: str, *more: str) -> Iterator[Trial]:
-    """The job runs and has answered the first events; more of them are flowing in."""
+def trial(
+    broker: Broker, state: Path, name: str, rest: str, *more: str, second: Bundle | None = None
+) -> Iterator[Trial]:
+    """The job runs and has answered the first events.
+
+    If there is a second bundle, it must answer what is later than all that is sent until then.
+    """
     topics = {kind: f"{name}-{kind}" for kind in ("events", "recommendations", "dead_letters")}
     broker.create_topics(dict.fromkeys(topics.values(), 2))
     settings = [
@@ -137,7 +157,7 @@ def trial(broker: Broker, state: Path, name: str, rest: str, *more: str) -> Iter
         closing(Reader(broker.bootstrap, topics["recommendations"])) as reader,
         running(state, "recommend", *settings, *more) as job,
     ):
-        run = Trial(broker, name, rest, reader, job)
+        run = Trial(broker, name, rest, reader, job, second)
         run.send(0, WARM_UP)
         run.wait_for_lists(1, "the first list")
         yield run
@@ -177,15 +197,27 @@ def test_killed_python_workers_lose_no_list(broker: Broker, tmp_path: Path) -> N
 
 
 @pytest.mark.timeout(600)
-def test_a_killed_taskmanager_loses_no_list(broker: Broker, tmp_path: Path) -> None:
+def test_a_taskmanager_killed_during_a_swap_loses_no_list(broker: Broker, tmp_path: Path) -> None:
+    registry = Registry(tmp_path / "registry")
+    second = versioned(STARTER, tmp_path, "v2")
+    registry.publish(second)
     with Cluster(taskmanagers=1, options=HEARTBEAT) as cluster:
-        address = f"engine.jobmanager={cluster.rest}"
-        with trial(broker, tmp_path, "taskmanager-kill", cluster.rest, address) as run:
+        options = [
+            f"engine.jobmanager={cluster.rest}",
+            f"registry={registry.root.path}",
+            "poll_s=0.05",
+        ]
+        name, bundle = "taskmanager-kill", load_bundle(second)
+        with trial(broker, tmp_path, name, cluster.rest, *options, second=bundle) as run:
             cluster.start_taskmanager()  # the one that takes over
             run.flow_until_lists_would_repeat()
+            registry.promote("v2", SWAP_MS)
+            time.sleep(0.1)  # now it is being loaded
             killed = cluster.kill_taskmanager()
             run.send(FLOWING, ALL)
             run.wait_for_all(ALL)
             run.check()
             wait_for(lambda: restarts(tmp_path) > 0, PATIENCE_S, "the restart to be told")
         assert not psutil.pid_exists(killed)
+    made = Counter(each["bundle_version"] for each in run.decisions.values())
+    assert min(made["v2"], made[starter().version]) > 10

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from models.registry import Registry
-from operators.broker import Broker, free_port
+from operators.broker import Broker
+from operators.ports import free_port
 from operators.running import counters
 from tests.bundles import forced, versioned
 from tests.kafka import Reader, Record, running, send, wait_for

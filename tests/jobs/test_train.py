@@ -16,8 +16,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from jobs.settings import SettingsError, load
 from jobs.train import TrainSettings, main, read
-from models.bundle import load_bundle
 from models.event_files import from_messages
+from models.loading import load_bundle
 from models.recommender import Recommender
 from operators.broker import Broker
 from tests.kafka import wait_for

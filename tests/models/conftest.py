@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.finetuning import finetune
 from models.fitting import Fitted, Slices, split_by_time
+from models.loading import load_bundle
 from models.replay import refreshed
 from models.sessions import EventTable, ItemFacts, SessionLog, sessions_from
 from models.synthetic import write_synthetic_bundle

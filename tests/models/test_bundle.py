@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 import pytest
 
-from models.bundle import FORMAT, BundleError, load_bundle
+from models.bundle import FORMAT, BundleError
 from models.bundle_files import FILES, MANIFEST, read_files, write_files
+from models.loading import load_bundle
 from models.recommender import Recommender
 from models.storage import Folder
 from models.synthetic import synthetic_sessions, write_synthetic_bundle

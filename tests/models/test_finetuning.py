@@ -11,10 +11,11 @@ import pytest
 
 from models.adaptation import mixed
 from models.batching import ItemRows
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.evaluation import encoder_scores, scored
 from models.finetuning import finetune
 from models.fitting import Fitted, Slices
+from models.loading import load_bundle
 from models.metrics import reciprocal_rank
 from models.recommender import Recommender, Settings
 from models.sessions import SessionLog

@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from models.bundle import Bundle, assemble, load_bundle
+from models.bundle import Bundle, assemble
 from models.candidates import CANDIDATE_FEATURES
 from models.comparison import calibration_error, paired_gain
 from models.encoders import CandidateRanker
 from models.export import export_ranker
 from models.fitting import Fitted, Slices
 from models.gate import GateSettings, Verdict, judge
+from models.loading import load_bundle
 from models.metrics import MISS
 from models.sessions import SessionLog
 from tests.drift import published, silent

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
+from models.loading import load_bundle
+from models.ranking import Reasons
 from models.recommender import RankedList, Recommender, Settings
 from models.synthetic import synthetic_sessions, write_synthetic_bundle
 from udfs.session_features import SessionBatch, session_features
@@ -218,3 +220,15 @@ def test_a_list_of_nothing_is_refused(bundle: Bundle) -> None:
 def test_any_list_size_is_served(bundle: Bundle, batch: SessionBatch, size: int) -> None:
     for answer in answers(Recommender(bundle, Settings(list_size=size)), part(batch, [1, 2])):
         assert 1 <= len(answer.item_ids) <= size
+
+
+@pytest.mark.parametrize("names", [["tea"], ["tea", "cup", "jam"]])
+def test_every_reason_is_told_in_words(names: list[str]) -> None:
+    reasons = Reasons(names, "bought with")
+    size, last = len(names), names[-1]
+    assert reasons[size - 1] == [f"bought with {last}"]
+    assert reasons[2 * size - 1] == [f"similar to {last}"]
+    assert reasons[3 * size - 1] == ["fits this session", f"bought with {last}"]
+    assert reasons[4 * size - 1] == ["fits this session", f"similar to {last}"]
+    assert [reasons[4 * size + n][0].split()[0] for n in range(3)] == ["fits", "popular", "popular"]
+    assert reasons[4 * size + 1] != reasons[4 * size + 2]

@@ -18,10 +18,11 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from models.bundle import Bundle, BundleError, load_bundle
+from models.bundle import Bundle, BundleError
 from models.bundle_files import FILES, MANIFEST, UnreachableError, manifest_text
 from models.bundle_store import BundleStore, Chosen
 from models.history import ConflictError, RegistryError
+from models.loading import load_bundle
 from models.registry import Follower, Registry
 from models.storage import ASIDE, Folder
 from tests.bundles import versioned

@@ -129,11 +129,11 @@ def test_a_trainer_that_is_killed_at_any_moment_leaves_no_half_bundle(
     killed_after(None, copy)
     longest, moment, killed = time.monotonic() - started, random.Random(0), 0
     for number in range(10):
-        seen = loop.registry.history()
+        seen = len(loop.registry.history().decisions)
         killed += killed_after(moment.uniform(0, longest), loop.folder)
         for version in loop.registry.bundles.all():
             loop.registry.bundles.load(loop.registry.bundles.find(version))
-        if len(loop.registry.history().decisions) > len(seen.decisions):
+        if len(loop.registry.history().decisions) > seen:
             log = drift.sessions([drift.DRIFTING], 150, seed=number, later=True)
             loop.samples.add(drift.samples(log), {}, 1)
     assert killed > 5

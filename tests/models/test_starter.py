@@ -17,9 +17,10 @@ from rich.console import Console
 
 from jobs.settings import load
 from jobs.train import TrainSettings, slices_of
-from models.bundle import Bundle, load_bundle
+from models.bundle import Bundle
 from models.catalogue import catalogue_of
 from models.fitting import Slices, catalogue_files, neighbours_of
+from models.loading import load_bundle
 from models.provenance import code_hash, data_hash, settings_hash
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
-from operators.broker import free_port
+from operators.ports import free_port
 from tests.kafka import wait_for
 
 PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "brokerctl.py"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from jobs.demo.data import read_data
-from jobs.demo.services import ROOT
+from jobs.demo.processes import ROOT
 
 STARTER = ROOT / "models" / "starter" / "online-retail"
 

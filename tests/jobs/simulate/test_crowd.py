@@ -145,3 +145,14 @@ def test_exposures_are_told_apart_by_bundle_and_by_drift(shop: Tastes) -> None:
     assert rates.keys() == {("old", False), ("old", True), ("new", True)}
     assert rates["old", True] < 0.3 * rates["old", False]
     assert rates["new", True] > 3 * rates["old", True]
+
+
+def test_tastes_may_drift_at_any_moment_as_if_it_had_been_planned(shop: Tastes) -> None:
+    after = shop.drifted(1.0, 0.0, 1)
+    crowd, same = Crowd(Population(shop, 500), CLOCK, 20), Crowd(Population(shop, 500), CLOCK, 20)
+    planned = Crowd(Population(shop, 500, drift=Drift(CLOCK.at(1000), after)), CLOCK, 20)
+    first = [crowd.turn() for _ in range(1000)]
+    crowd.drift(after)
+    events = first + [crowd.turn() for _ in range(1000)]
+    assert events == [planned.turn() for _ in range(2000)]
+    assert events != [same.turn() for _ in range(2000)]
