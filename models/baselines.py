@@ -37,8 +37,10 @@ def item_knn(neighbours: Neighbours, index: dict[str, int]) -> Scorer:
 
 def session_knn(past: PastSessions, settings: KnnSettings, index: dict[str, int]) -> Scorer:
     """What the nearest past sessions held, weighted by similarity and idf."""
-    everything = settings.model_copy(update={"items": settings.nearest * settings.longest})
-    knn = SessionKnn(past, everything, RECENT)
+    everything = settings.model_copy(
+        update={"items": settings.nearest * settings.longest, "recent": RECENT}
+    )
+    knn = SessionKnn(past, everything)
 
     def scores(batch: SessionBatch) -> np.ndarray:
         out = np.full((len(batch), len(index)), np.nan, np.float32)

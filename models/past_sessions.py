@@ -20,6 +20,7 @@ class KnnSettings(BaseModel):
     longest: int = Field(default=30, ge=2, description="items of a past session, the last ones")
     nearest: int = Field(default=100, ge=1, description="most similar sessions that vote")
     items: int = Field(default=60, ge=1, description="candidates they may propose")
+    recent: int = Field(default=6, ge=1, description="last items of a session that are looked up")
     decay: float = Field(default=0.75, gt=0, le=1, description="weight of an item, each step back")
     length_power: float = Field(
         default=0.5, ge=0, description="power of its length by which a past session weighs less"

@@ -110,21 +110,22 @@ def explain(
     return source, reason
 
 
-class Reasons(dict[int, list[str]]):
+class Reasons(dict[int, tuple[str, ...]]):
     """The texts of the reasons that `explain` counts, for items that are called `names`.
 
-    A text is made when it is first asked for: of millions of items, few are ever a reason.
+    A text is made when it is first asked for: of millions of items, few are ever a reason. It is
+    a tuple, which the garbage collector does not look at again.
     """
 
     def __init__(self, names: Sequence[str], together: str) -> None:
         super().__init__()
         self._names, self._together = names, together
 
-    def __missing__(self, reason: int) -> list[str]:
+    def __missing__(self, reason: int) -> tuple[str, ...]:
         block, place = divmod(reason, len(self._names))
         if block < 4:
             because = f"{_SIMILAR if block % 2 else self._together} {self._names[place]}"
-            self[reason] = [FITS, because] if block >= 2 else [because]
+            self[reason] = (FITS, because) if block >= 2 else (because,)
         else:
-            self[reason] = [(FITS, TRENDS, POPULAR)[reason - 4 * len(self._names)]]
+            self[reason] = ((FITS, TRENDS, POPULAR)[reason - 4 * len(self._names)],)
         return self[reason]

@@ -49,7 +49,7 @@ class RankedList:
     item_ids: list[str]
     scores: list[float]
     sources: list[str]
-    reasons: list[list[str]]
+    reasons: list[tuple[str, ...]]
     served_by: str  # full, retrieval (the ranker failed) or popular (nothing known, or failure)
 
 
@@ -88,7 +88,7 @@ class Recommender:
             bundle.popular,
             bundle.blend,
         )
-        self._knn = SessionKnn(bundle.past, bundle.blend.knn, bundle.blend.recent)
+        self._knn = SessionKnn(bundle.past, bundle.blend.knn)
         names = [t or i for i, t in zip(bundle.catalogue.item_ids, self._titles, strict=True)]
         self._reasons = Reasons(names, bundle.texts["together"])
         self._nothing_known = self._popular_list(frozenset())
@@ -221,7 +221,7 @@ class Recommender:
             [self._bundle.catalogue.item_ids[i] for i in items],
             [round(float(self._bundle.catalogue.recent[i]), 6) for i in items],
             ["trending" if up else "popular" for up in rising],
-            [[TRENDS] if up else [POPULAR] for up in rising],
+            [(TRENDS,) if up else (POPULAR,) for up in rising],
             "popular",
         )
 

@@ -33,7 +33,7 @@ class Alike:
 class SessionKnn:
     """Answers from past sessions; it keeps working memory: give every thread one of its own."""
 
-    def __init__(self, past: PastSessions, settings: KnnSettings, recent: int) -> None:
+    def __init__(self, past: PastSessions, settings: KnnSettings) -> None:
         held = np.bincount(past.items, minlength=past.catalogue)
         newest = past.ends.max(initial=0)
         age = (newest - past.ends) / _DAY_MS
@@ -44,7 +44,7 @@ class SessionKnn:
         self._weights = (
             weight.astype(np.float32),  # [S]
             np.log((len(past) + 1.0) / (held + 1.0)).astype(np.float32) + np.float32(0.1),  # [V]
-            (settings.decay ** np.arange(recent)).astype(np.float32),  # [L]
+            (settings.decay ** np.arange(settings.recent)).astype(np.float32),  # [L]
             np.exp(-np.arange(settings.longest) / settings.reach).astype(np.float32),
         )
         self._most = (settings.nearest, settings.items)
@@ -55,7 +55,10 @@ class SessionKnn:
         )
 
     def ask(self, recent: np.ndarray, lengths: np.ndarray) -> Alike:
-        """What the nearest past sessions of B sessions hold: recent [B, L] newest first, [B]."""
+        """What the nearest past sessions of B sessions hold: recent [B, L] newest first, [B].
+
+        The first `settings.recent` of the L are looked up.
+        """
         return Alike(
             *_ask(recent, lengths, *self._past, *self._weights, *self._most, *self._memory)
         )
@@ -71,7 +74,7 @@ def _ask(
     item_sessions: np.ndarray,  # int32 [M], newest first
     weight: np.ndarray,  # float32 [S], of a past session
     idf: np.ndarray,  # float32 [V]
-    decay: np.ndarray,  # float32 [L]
+    decay: np.ndarray,  # float32 [R], of as many items as are looked up
     nearness: np.ndarray,  # float32 [longest], by distance from the match
     nearest: int,
     most: int,
@@ -92,7 +95,7 @@ def _ask(
     end = 0
     for b in range(size):
         count = 0
-        for back in range(lengths[b]):
+        for back in range(min(lengths[b], len(decay))):
             item, repeated = recent[b, back], False
             for newer in range(back):
                 repeated |= recent[b, newer] == item

@@ -49,7 +49,7 @@ def _quality(
     codes = known_items(batch, index)
     some = answerable(codes, batch.offsets)
     recent = recent_items(codes, batch.offsets, some, blend.recent)
-    alike = SessionKnn(past, blend.knn, blend.recent).ask(recent.codes, recent.lengths)
+    alike = SessionKnn(past, blend.knn).ask(recent.codes, recent.lengths)
     row = np.repeat(np.arange(len(some)), np.diff(alike.starts))
     hits = np.flatnonzero(alike.items == target[some][row])
     ranks = np.full(len(batch), MISS, np.int64)

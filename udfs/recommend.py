@@ -58,7 +58,7 @@ class RecommendedItem(msgspec.Struct, gc=False):
     position: int
     score: float
     source: str
-    reasons: list[str]
+    reasons: tuple[str, ...]
     propensity: float = 1.0  # the choice is deterministic
 
 

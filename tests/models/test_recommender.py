@@ -226,9 +226,9 @@ def test_any_list_size_is_served(bundle: Bundle, batch: SessionBatch, size: int)
 def test_every_reason_is_told_in_words(names: list[str]) -> None:
     reasons = Reasons(names, "bought with")
     size, last = len(names), names[-1]
-    assert reasons[size - 1] == [f"bought with {last}"]
-    assert reasons[2 * size - 1] == [f"similar to {last}"]
-    assert reasons[3 * size - 1] == ["fits this session", f"bought with {last}"]
-    assert reasons[4 * size - 1] == ["fits this session", f"similar to {last}"]
+    assert reasons[size - 1] == (f"bought with {last}",)
+    assert reasons[2 * size - 1] == (f"similar to {last}",)
+    assert reasons[3 * size - 1] == ("fits this session", f"bought with {last}")
+    assert reasons[4 * size - 1] == ("fits this session", f"similar to {last}")
     assert [reasons[4 * size + n][0].split()[0] for n in range(3)] == ["fits", "popular", "popular"]
     assert reasons[4 * size + 1] != reasons[4 * size + 2]

@@ -32,6 +32,7 @@ chosen = st.builds(
     longest=st.integers(2, 5),
     nearest=st.integers(1, 6),
     items=st.integers(1, 8),
+    recent=st.integers(1, 7),
     half_life_days=st.sampled_from([0.5, 90.0]),
 )
 
@@ -53,7 +54,7 @@ def ask(past: PastSessions, how: KnnSettings, *questions: list[int]) -> list[dic
     for row, question in enumerate(questions):
         recent[row, : len(question)] = question
     lengths = np.array([len(question) for question in questions])
-    found = SessionKnn(past, how, 6).ask(recent, lengths)
+    found = SessionKnn(past, how).ask(recent, lengths)
     return [
         {int(found.items[at]): tuple(found.scores[at].tolist()) for at in range(low, high)}
         for low, high in pairwise(found.starts.tolist())
@@ -76,7 +77,7 @@ def naive(log: Sessions, how: KnnSettings, question: list[int]) -> dict:
     newest = max(past[s][0] for s in kept)
     similarity: dict[int, float] = {}
     match: dict[int, int] = {}
-    for back, item in enumerate(question):
+    for back, item in enumerate(question[: how.recent]):
         if item not in question[:back]:
             for s in listed[item]:
                 similarity[s] = similarity.get(s, 0) + how.decay**back * idf[item]
@@ -157,7 +158,7 @@ def test_the_reason_is_an_item_of_the_question_however_old_the_sessions_are() ->
     how = KnnSettings(half_life_days=0.01)
     past = indexed([(0, [1, 2]), (1, [3, 4]), (24 * 365, [5, 6])], how)
     recent = np.array([[3, 1, 7]], np.int32)
-    found = SessionKnn(past, how, 3).ask(recent, np.array([3]))
+    found = SessionKnn(past, how).ask(recent, np.array([3]))
     assert dict(zip(found.items.tolist(), found.because.tolist(), strict=True)) == {
         **{1: 1, 2: 1},
         **{3: 3, 4: 3},
@@ -193,7 +194,7 @@ def test_an_answer_among_100000_sessions_takes_less_than_100_microseconds() -> N
     items = np.where(rng.random(lengths.sum()) < 0.5, popular, rng.integers(0, size, lengths.sum()))
     session = np.repeat(np.arange(count), lengths)
     how = KnnSettings()
-    knn = SessionKnn(past_sessions(items, session, session * 1000, size, how), how, 10)
+    knn = SessionKnn(past_sessions(items, session, session * 1000, size, how), how)
     ends = np.cumsum(lengths)[rng.integers(count // 2, count, 2000)]
     recent = np.stack([items[end - 10 : end][::-1] for end in ends]).astype(np.int32)
     asked_lengths = rng.integers(1, 11, 2000)
