@@ -27,7 +27,7 @@ import yaml
 from operators import tether
 from operators.configuration import CONF, flattened
 from operators.java import java_home
-from operators.ports import free_port
+from operators.ports import HOST, free_port
 from operators.service import Service
 
 START_SECONDS = 60
@@ -45,7 +45,7 @@ class Cluster(Service):
         self, taskmanagers: int = 1, slots: int = 1, options: Mapping[str, str] | None = None
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="streamrec-cluster-"))
-        self.rest = f"127.0.0.1:{free_port()}"
+        self.rest = f"{HOST}:{free_port()}"
         self._count, self._slots = taskmanagers, slots
         self._options = dict(options or {})
         self._rpc = free_port()
@@ -119,10 +119,10 @@ class Cluster(Service):
         shutil.copytree(CONF, folder, dirs_exist_ok=True)
         settings = yaml.safe_load((CONF / "config.yaml").read_text("utf-8"))
         options = flattened(settings) | {
-            "jobmanager.rpc.address": "127.0.0.1",
+            "jobmanager.rpc.address": HOST,
             "jobmanager.rpc.port": str(self._rpc),
-            "rest.address": "127.0.0.1",
-            "rest.bind-address": "127.0.0.1",
+            "rest.address": HOST,
+            "rest.bind-address": HOST,
             "rest.port": self.rest.rpartition(":")[2],
             "taskmanager.numberOfTaskSlots": str(self._slots),
             "io.tmp.dirs": str(self.directory),

@@ -16,7 +16,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 from operators.configuration import CONF, ROOT, flattened
 from operators.jars import connector_jar
 from operators.java import java_home
-from operators.ports import free_port
+from operators.ports import HOST, free_port
 
 Mode = Literal["thread", "process"]
 
@@ -100,8 +100,8 @@ def _target(engine: Engine) -> dict[str, str]:
     if engine.jobmanager is None:
         return {
             "execution.target": "local",
-            "rest.address": "127.0.0.1",
-            "rest.bind-address": "127.0.0.1",
+            "rest.address": HOST,
+            "rest.bind-address": HOST,
             "rest.port": str(engine.rest_port or free_port()),
         }
     address, _, port = engine.jobmanager.rpartition(":")

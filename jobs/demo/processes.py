@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 import yaml
 
 from operators import tether
-from operators.ports import free_port
+from operators.ports import HOST, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 J = TypeVar("J", bound="Job")
@@ -139,7 +139,7 @@ class FlinkJob(Job):
         options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(name, settings)
-        self.rest = f"http://127.0.0.1:{free_port()}"
+        self.rest = f"http://{HOST}:{free_port()}"
         self._id = ""
         kafka = {"bootstrap": bootstrap, "group": f"streamrec-{name}", "start": "earliest"}
         self.settings |= {"kafka": kafka, "engine": self._engine(profile, options)}

@@ -52,8 +52,6 @@ class Replays:
     records: list[Record]
     decisions: dict[str, dict]  # by the engine-free function
     summary: dict  # what the one into a file printed last
-    screens: dict[str, str]
-
     bootstrap: str
 
     @property
@@ -111,7 +109,7 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
     )
     assert done.returncode == 0, done.stderr[-3000:] + last_words(folder)
     assert json.loads(done.stdout) == {"records": len(records)}
-    summary, screen = paced(
+    summary = paced(
         broker,
         folder,
         job(
@@ -128,11 +126,10 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
         ),
         len(decisions),
     )
-    screens = {"topics": done.stderr, "paced": screen}
-    return Replays(folder, records, decisions, summary, screens, broker.bootstrap)
+    return Replays(folder, records, decisions, summary, broker.bootstrap)
 
 
-def paced(broker: Broker, folder: Path, command: list[str], lists: int) -> tuple[dict, str]:
+def paced(broker: Broker, folder: Path, command: list[str], lists: int) -> dict:
     """Run a replay, see lists while it goes on, and wait for its end."""
     screen = folder / "paced.out"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
@@ -163,7 +160,7 @@ def paced(broker: Broker, folder: Path, command: list[str], lists: int) -> tuple
             process.kill()
     assert process.returncode == 0, screen.read_text()[-3000:] + last_words(folder)
     assert before < lists, "it was not paced"
-    return json.loads(said), screen.read_text()
+    return json.loads(said)
 
 
 def swap_time(records: list[Record]) -> int:
