@@ -23,13 +23,13 @@ import onnxruntime as ort
 import pyarrow as pa
 
 from models.bundle_files import MANIFEST, BundleError
-from models.candidates import CANDIDATE_FEATURES, Blend
+from models.candidates import CANDIDATE_FEATURES, SESSION_CONTEXT, Blend
 from models.catalogue import Catalogue
 from models.covisits import Neighbours
 from models.networks import open_network
 from models.onnx_scan import check_onnx
 from models.past_sessions import PastSessions, restored
-from udfs.session_features import FEATURES, SCHEMA_VERSION
+from udfs.session_features import SCHEMA_VERSION
 
 __all__ = ["FORMAT", "Bundle", "BundleError", "assemble", "feature_schema"]
 
@@ -60,7 +60,7 @@ def feature_schema() -> dict[str, Any]:
     """What this code computes for the ranker; a bundle made for anything else is refused."""
     return {
         "version": SCHEMA_VERSION,
-        "session": list(FEATURES),
+        "session": list(SESSION_CONTEXT),
         "candidate": list(CANDIDATE_FEATURES),
     }
 
@@ -88,7 +88,7 @@ def assemble(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Bundle:
         ranker=_network(
             files,
             "ranker.onnx",
-            {"candidates": len(CANDIDATE_FEATURES), "sessions": len(FEATURES)},
+            {"candidates": len(CANDIDATE_FEATURES), "sessions": len(SESSION_CONTEXT)},
             None,
         ),
         blend=blend,

@@ -43,6 +43,14 @@ CANDIDATE_FEATURES = (
 )
 """Names of the columns of `Candidates.features`, in order; part of a bundle's schema."""
 
+SESSION_CONTEXT = tuple(name for name in FEATURES if name not in ("hour_of_day", "day_of_week"))
+"""What the ranker reads of a session, in column order.
+
+Not the calendar: it learns from the newest sessions before a fit, which may all lie on one weekend,
+and then meets a Monday as far from all it saw as nothing else can be.
+"""
+
+_CONTEXT = [FEATURES.index(name) for name in SESSION_CONTEXT]
 _MEAN_PRICE = FEATURES.index("mean_price")
 _NONE = np.float32(0)
 MOST = np.float32(1e9)  # session features beyond it say no more
@@ -103,12 +111,12 @@ def recent_items(codes: np.ndarray, offsets: np.ndarray, chosen: np.ndarray, len
 
 
 def session_context(features: np.ndarray) -> np.ndarray:
-    """Session features [B, F] as the ranker reads them: log(1 + x), bounded, float32.
+    """Session features [B, F] as the ranker reads them [B, S]: log(1 + x), bounded, float32.
 
     This is not left to the network: ONNX Runtime computes the logarithm of the last few numbers
     of an array in another way than that of the others, and so a batch would change bits.
     """
-    bounded = np.minimum(np.maximum(features, _NONE), MOST)
+    bounded = np.minimum(np.maximum(features[:, _CONTEXT], _NONE), MOST)
     out: np.ndarray = np.log1p(bounded)
     return out
 

@@ -32,7 +32,7 @@ from models.retrieval import build_index
 from models.sessions import SessionLog
 from models.training import EncoderSettings, Progress, fit_encoder
 from models.tuning import best_half_life
-from udfs.session_features import FEATURES, SessionBatch, session_features
+from udfs.session_features import SessionBatch, session_features
 
 
 class FitSettings(BaseModel):
@@ -266,7 +266,7 @@ def _queries(
 def blank_ranker(settings: FitSettings) -> CandidateRanker:
     """An untrained ranker: what a trial bundle needs to retrieve candidates."""
     schema = feature_schema()
-    return CandidateRanker(len(schema["candidate"]), len(FEATURES), settings.ranker.hidden)
+    return CandidateRanker(len(schema["candidate"]), len(schema["session"]), settings.ranker.hidden)
 
 
 def base_manifest(settings: FitSettings) -> dict[str, Any]:

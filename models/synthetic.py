@@ -20,7 +20,7 @@ from models.golden import golden_answers
 from models.past_sessions import KnnSettings, PastSessions, past_sessions
 from models.retrieval import FLAT_UP_TO, build_index
 from udfs.events import TYPE_CODES
-from udfs.session_features import FEATURES, SessionBatch
+from udfs.session_features import SessionBatch
 
 _START_MS = 1_700_000_000_000
 
@@ -128,7 +128,7 @@ def _files(
     blend = Blend()
     schema = feature_schema()
     encoder = SessionEncoder(2, vectors.shape[1], 0.0).eval()
-    ranker = CandidateRanker(len(schema["candidate"]), len(FEATURES), 32).eval()
+    ranker = CandidateRanker(len(schema["candidate"]), len(schema["session"]), 32).eval()
     index, why = _index(vectors, seed, blend)
     files = {
         **catalogue_files(catalogue, table),

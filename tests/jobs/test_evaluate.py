@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs.evaluate import data, evaluate
-from models.loading import load_bundle
+from models.list_files import read_lists
+from models.metrics import hit_rate, ranks_from_lists, reciprocal_rank
 from models.protocol import held_out
-from models.recommender import Recommender, Settings
-from udfs.events import decode, to_text
-from udfs.recommend import Answering, Rules
+from tests.kafka import completed, job, last_words
 
 HOUR_S = 3_600
 SMALL = [
@@ -82,33 +80,44 @@ def test_the_last_line_tells_every_models_figures_and_the_bundle_is_written(file
         assert word in done.stderr
 
 
-def test_what_was_judged_is_what_a_job_serves(files: Path) -> None:
-    """The bundle answers events, one after another, with lists of the quality that was told."""
+def test_what_was_judged_is_what_the_flink_job_serves(files: Path) -> None:
+    """The bundle answers the test sessions in the job, and the ranks give the figures told."""
     words = ["--train", str(files / "train.parquet"), "--test", str(files / "test.csv")]
     done = run(*words, "--bundle", str(files / "served"), *SMALL, "--set", "ranker.epochs=1")
     told = json.loads(done.stdout.splitlines()[-1])["blend"]
-    recommender = Recommender(load_bundle(files / "served"), Settings(exclude_seen=False))
-    answering = Answering(lambda _: recommender, Rules(("view_item",), HOUR_S * 500))
-    source = data.Source(files / "train.parquet", files / "test.csv")
-    held = held_out(*data.split(source)).log
-    ranks = []
-    for low, high in pairwise(held.offsets.tolist()):
-        shown: list[str] = []
-        for row in range(low, high):
-            item = held.facts.ids[held.items[row]]
-            if shown:
-                (answer,), _ = answering.answer(["u"], [",".join(shown)])
-                assert answer is not None
-                listed = json.loads(answer.value)["items"]
-                score = {each["item_id"]: each["score"] for each in listed}
-                own = score.get(item, np.inf)
-                ranks.append(sum(each >= own for each in score.values()) or np.inf)
-            event = {"event_id": f"{row}", "event_type": "view_item", "user_id": "u"}
-            event |= {"event_time": int(held.times[row]), "item_id": item}
-            shown.append(to_text(decode(json.dumps(event).encode(), 1 << 62)[1]))
+    held = held_out(*data.split(data.Source(files / "train.parquet", files / "test.csv")))
+    log, ids = held.log, held.log.facts.ids
+    events = {
+        "who": log.session_of_row(),
+        "item": [ids[item] for item in log.items],
+        "when": log.times,
+        "event": [str(row) for row in range(len(log.items))],
+    }
+    pq.write_table(pa.table(events), files / "held.parquet")
+    columns = {"user": "who", "item": "item", "time": "when", "event_id": "event"}
+    replay = job(
+        "replay",
+        f"bundle={files / 'served'}",
+        "exclude_seen=false",
+        f"source.path={files / 'held.parquet'}",
+        *(f"source.columns.{kind}={name}" for kind, name in columns.items()),
+        f"output={files / 'lists.jsonl'}",
+    )
+    ended = completed(files, replay, 240)
+    assert ended.returncode == 0, ended.stderr[-3000:] + last_words(files)
+    answers = {
+        int(each["trigger_event_id"]): each["items"]
+        for each in read_lists(f"{files / 'lists.jsonl'}")
+    }
+    assert sorted(answers) == list(range(len(log.items)))
+    ranks = ranks_from_lists(
+        [[each["item_id"] for each in answers[row - 1]] for row in held.targets],
+        [[each["score"] for each in answers[row - 1]] for row in held.targets],
+        [ids[item] for item in log.items[held.targets]],
+    )
     assert len(ranks) == told["count"]
-    assert np.mean(1 / np.array(ranks)) == pytest.approx(told["mrr20"], abs=1e-6)
-    assert np.mean(np.array(ranks) <= 5) == pytest.approx(told["hr5"], abs=1e-6)
+    assert reciprocal_rank(ranks) == pytest.approx(told["mrr20"], abs=1e-6)
+    assert hit_rate(ranks, 5) == pytest.approx(told["hr5"], abs=1e-6)
     assert told["mrr20"] < 1  # else any order would do
 
 

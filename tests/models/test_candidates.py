@@ -7,6 +7,7 @@ import pytest
 
 from models.candidates import (
     CANDIDATE_FEATURES,
+    SESSION_CONTEXT,
     Blend,
     CandidateBuilder,
     Candidates,
@@ -111,6 +112,14 @@ def test_recent_items_are_the_newest_first() -> None:
 
 
 def test_session_context_is_finite_whatever_the_features() -> None:
-    wild = np.array([[np.inf, 3e38, 0.0, 1.0]], np.float32)
+    wild = np.resize(np.array([np.inf, 3e38, 0.0, 1.0], np.float32), (1, len(FEATURES)))
     assert np.isfinite(session_context(wild)).all()
     assert session_context(wild)[0, 3] == pytest.approx(np.log(2.0))
+
+
+def test_the_ranker_reads_the_same_of_a_session_on_every_day_and_hour() -> None:
+    features = np.ones((2, len(FEATURES)), np.float32)
+    features[1, [FEATURES.index("hour_of_day"), FEATURES.index("day_of_week")]] = 6, 23
+    context = session_context(features)
+    assert context.shape == (2, len(SESSION_CONTEXT))
+    assert np.array_equal(context[0], context[1])

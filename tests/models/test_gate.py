@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models.bundle import Bundle, assemble
-from models.candidates import CANDIDATE_FEATURES
+from models.candidates import CANDIDATE_FEATURES, SESSION_CONTEXT
 from models.comparison import calibration_error, paired_gain
 from models.encoders import CandidateRanker
 from models.export import export_ranker
@@ -20,7 +20,6 @@ from models.loading import load_bundle
 from models.metrics import MISS
 from models.sessions import SessionLog
 from tests.drift import published, silent
-from udfs.session_features import FEATURES
 
 GATE = GateSettings(
     least=50,
@@ -117,7 +116,7 @@ def reranked(
     tuned: tuple[Fitted, Bundle], new: Slices, path: Path, weights: dict[str, float]
 ) -> Path:
     """The fine-tuned bundle with a ranker that is a weighted sum of candidate features."""
-    ranker = CandidateRanker(len(CANDIDATE_FEATURES), len(FEATURES), 1)
+    ranker = CandidateRanker(len(CANDIDATE_FEATURES), len(SESSION_CONTEXT), 1)
     with torch.no_grad():
         for parameter in ranker.parameters():
             parameter.zero_()
