@@ -36,7 +36,7 @@ from jobs.settings import SettingsError, load
 @click.option("--continual", is_flag=True, help="learn and judge period by period")
 @click.option("--period", metavar="COLUMN", help="the column that numbers the periods")
 @click.option("--bundle", type=click.Path(path_type=Path), help="write the blend as a bundle here")
-@click.option("--valid", default=0.1, show_default=True, help="share of train to choose by")
+@click.option("--valid", default=0.2, show_default=True, help="share of train to choose by")
 @click.option("--threads", default=1, show_default=True, help="of torch")
 @click.option("--config", type=click.Path(path_type=Path), help="YAML of the fit's settings")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="of the fit")
