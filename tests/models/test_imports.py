@@ -33,6 +33,6 @@ def test_a_serving_module_imports_without_torch_and_flink(module: str) -> None:
 def test_the_starter_bundle_is_served_without_torch_flink_and_pandas() -> None:
     code = (
         "import sys; sys.modules.update(torch=None, pyflink=None, onnx=None, pandas=None); "
-        "from models.bundle import load_bundle; load_bundle('models/starter/online-retail')"
+        "from models.loading import load_bundle; load_bundle('models/starter/online-retail')"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
