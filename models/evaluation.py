@@ -13,7 +13,7 @@ import numpy as np
 from models.bundle import Bundle
 from models.candidates import known_items, recent_items
 from models.kernels import answerable
-from models.metrics import ranks_from_lists, ranks_from_scores, summary
+from models.metrics import first_items, ranks_from_lists, ranks_from_scores, summary
 from models.networks import encode
 from models.recommender import RankedList, Recommender, Settings
 from models.sessions import SessionLog
@@ -173,14 +173,9 @@ def _of_scores(
     ranks, recommended = [], np.zeros(len(bundle.catalogue), bool)
     for scores, found in scored(bundle, log, targets, scorer, progress, name):
         ranks.append(found)
-        recommended[_first_twenty(scores)] = True
+        first = first_items(scores, 20)
+        recommended[first[first >= 0]] = True
     return summary(_joined(ranks), int(recommended.sum()), len(bundle.catalogue))
-
-
-def _first_twenty(scores: np.ndarray) -> np.ndarray:
-    ordered = np.where(np.isfinite(scores), scores, -np.inf)
-    best = np.argpartition(-ordered, min(20, scores.shape[1] - 1), axis=1)[:, :20]
-    return best[np.isfinite(np.take_along_axis(scores, best, axis=1))]
 
 
 def _joined(ranks: list[np.ndarray]) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.kernels import compiled
+
 MISS = np.iinfo(np.int64).max
 """The rank of an item that is not ranked at all."""
 
@@ -13,9 +15,39 @@ def ranks_from_scores(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
 
     A target of -1 (an item that training never saw) or a score that is not finite is a miss.
     """
-    own = scores[np.arange(len(targets)), np.maximum(targets, 0)]
-    ranks = (scores >= own[:, None]).sum(axis=1).astype(np.int64)
-    return np.where((targets >= 0) & np.isfinite(own), ranks, MISS)
+    return _ranks(scores, targets)
+
+
+@compiled
+def _ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    ranks = np.full(len(targets), MISS, np.int64)
+    for row, target in enumerate(targets):
+        if target >= 0 and np.isfinite(scores[row, target]):
+            own, rank = scores[row, target], 0
+            for score in scores[row]:
+                rank += score >= own
+            ranks[row] = rank
+    return ranks
+
+
+@compiled
+def first_items(scores: np.ndarray, length: int) -> np.ndarray:
+    """The items of the best finite scores of each row, best first: int64 [B, length], then -1.
+
+    Of equal scores the lower item comes first.
+    """
+    items = np.full((len(scores), length), -1, np.int64)
+    best = np.full((len(scores), length), -np.inf)
+    for row in range(len(scores)):
+        for item, score in enumerate(scores[row]):
+            if not (np.isfinite(score) and score > best[row, -1]):
+                continue
+            place = length - 1
+            while place > 0 and score > best[row, place - 1]:
+                best[row, place], items[row, place] = best[row, place - 1], items[row, place - 1]
+                place -= 1
+            best[row, place], items[row, place] = score, item
+    return items
 
 
 def ranks_from_lists(

@@ -19,6 +19,7 @@ import numpy as np
 from models.metrics import (
     coverage,
     discounted_gain,
+    first_items,
     hit_rate,
     popularity_bias,
     ranks_from_scores,
@@ -77,7 +78,7 @@ class Standing:
     """What a model is worth, and what it costs."""
 
     ranks: np.ndarray  # int64 [N]
-    lists: np.ndarray  # int64 [N, <= 20], the first items of each list, -1 behind the last
+    lists: np.ndarray  # int64 [N, 20], the first items of each list, -1 behind the last
     train_s: float
     list_us: float  # of a list in a batch
     mb: float
@@ -112,7 +113,7 @@ def of_scores(
     for targets, batch in chunks(held, progress, name):
         started = perf_counter()
         scores = scorer(batch)
-        lists.append(first_items(scores))
+        lists.append(first_items(scores, LIST))
         took += perf_counter() - started
         ranks.append(ranks_from_scores(scores, code[held.log.items[targets]]))
     joined = np.concatenate(ranks)
@@ -133,13 +134,6 @@ def chunks(
         part = targets[at : at + _CHUNK]
         yield part, held.log.prefixes(part)
         progress(f"judging {name}", min(at + _CHUNK, len(targets)), len(targets))
-
-
-def first_items(scores: np.ndarray) -> np.ndarray:
-    """The items of the best finite scores of each row: int64 [B, <= 20], -1 where none is left."""
-    ordered = np.where(np.isfinite(scores), scores, -np.inf)
-    best = np.argpartition(-ordered, min(LIST, scores.shape[1]) - 1, axis=1)[:, :LIST]
-    return np.where(np.isfinite(np.take_along_axis(scores, best, axis=1)), best, -1)
 
 
 def averaged(weeks: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -23,6 +23,11 @@ def test_a_score_that_is_not_finite_does_not_push_others_down() -> None:
     assert metrics.ranks_from_scores(np.array([[np.nan, 0.5, 0.7]]), np.array([1])).tolist() == [2]
 
 
+def test_the_first_items_are_the_best_finite_ones_of_equals_the_lower() -> None:
+    scores = np.array([[0.1, np.nan, 0.3, 0.3], [np.nan, np.inf, np.nan, -5.0]])
+    assert metrics.first_items(scores, 3).tolist() == [[2, 3, 0], [3, -1, -1]]
+
+
 def test_ranks_in_lists_count_ties_against_the_target() -> None:
     lists, scores = [["a", "b", "c"], ["a"]], [[3.0, 2.0, 2.0], [1.0]]
     assert metrics.ranks_from_lists(lists, scores, ["b", "z"]).tolist() == [3, metrics.MISS]

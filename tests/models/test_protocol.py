@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.metrics import MISS
-from models.protocol import Standing, averaged, first_items, held_out, of_scores
+from models.protocol import Standing, averaged, held_out, of_scores
 from models.sessions import EventTable, ItemFacts, SessionLog, sessions_from
 from udfs.events import TYPE_CODES
 from udfs.session_features import SessionBatch
@@ -76,7 +76,7 @@ def test_ranks_are_those_of_a_brute_force(sessions: list[str], values: list[int]
             as_good = [other for other in range(5) if row[other] >= row[target]]
             want.append(len(as_good) if np.isfinite(row[target]) else MISS)
     assert got.ranks.tolist() == want
-    assert got.lists.shape == (len(want), 5)
+    assert got.lists.shape == (len(want), 20)
 
 
 def test_items_beyond_the_models_catalogue_are_misses() -> None:
@@ -99,12 +99,6 @@ def test_figures_equal_the_hand_computed_table() -> None:
     assert figures["coverage"] == 3 / 4
     assert figures["popularity_bias"] == pytest.approx((10 + 5 + 10 + 0 + 10 + 5 + 10) / 7 / 10)
     assert (figures["train_s"], figures["list_us"], figures["mb"], figures["count"]) == (3, 5, 7, 4)
-
-
-def test_the_first_items_are_the_best_finite_ones() -> None:
-    scores = np.array([[0.1, np.nan, 0.3], [np.nan, np.nan, np.nan]])
-    first = [sorted(set(row) - {-1}) for row in first_items(scores).tolist()]
-    assert first == [[0, 2], []]
 
 
 def test_periods_count_alike_however_many_predictions_they_have() -> None:
