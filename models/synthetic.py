@@ -11,7 +11,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from models.bundle import FORMAT, Bundle, assemble, feature_schema
+from models.bundle import Bundle, assemble
 from models.bundle_files import file_table, manifest_text, write_files
 from models.candidates import Blend
 from models.catalogue import Catalogue
@@ -120,33 +120,32 @@ def _files(
 ) -> tuple[dict[str, object], dict[str, bytes]]:
     import torch
 
-    from models.encoders import CandidateRanker, SessionEncoder
+    from models.encoders import SessionEncoder
     from models.export import export_encoder, export_ranker
-    from models.fitting import catalogue_files, npy, past_files
+    from models.fitting import (
+        FitSettings,
+        base_manifest,
+        blank_ranker,
+        catalogue_files,
+        npy,
+        past_files,
+    )
 
     torch.manual_seed(seed)
-    blend = Blend()
-    schema = feature_schema()
+    settings = FitSettings()
     encoder = SessionEncoder(2, vectors.shape[1], 0.0).eval()
-    ranker = CandidateRanker(len(schema["candidate"]), len(schema["session"]), 32).eval()
-    index, why = _index(vectors, seed, blend)
+    ranker = blank_ranker(settings).eval()
+    index, why = _index(vectors, seed, settings.blend)
     files = {
         **catalogue_files(catalogue, table),
         **past_files(past),
-        "encoder.onnx": export_encoder(encoder, blend.recent),
+        "encoder.onnx": export_encoder(encoder, settings.blend.recent),
         "ranker.onnx": export_ranker(ranker),
         "vectors.npy": npy(vectors),
         "index.faiss": faiss.serialize_index(index).tobytes(),
     }
-    manifest: dict[str, object] = {
-        "bundle_version": f"synthetic-{len(catalogue)}-{seed}",
-        "format": FORMAT,
-        "features": schema,
-        "blend": blend.model_dump(),
-        "texts": {"together": "bought together with"},
-        "index": why,
-    }
-    return manifest, files
+    named = {"bundle_version": f"synthetic-{len(catalogue)}-{seed}", "index": why}
+    return {**base_manifest(settings), **named}, files
 
 
 def _index(vectors: np.ndarray, seed: int, blend: Blend) -> tuple[faiss.Index, str]:

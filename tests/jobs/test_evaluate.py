@@ -107,7 +107,7 @@ def test_what_was_judged_is_what_the_flink_job_serves(files: Path) -> None:
     assert ended.returncode == 0, ended.stderr[-3000:] + last_words(files)
     answers = {
         int(each["trigger_event_id"]): each["items"]
-        for each in read_lists(f"{files / 'lists.jsonl'}")
+        for each in read_lists(str(files / "lists.jsonl"))
     }
     assert sorted(answers) == list(range(len(log.items)))
     ranks = ranks_from_lists(

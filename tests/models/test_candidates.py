@@ -119,7 +119,7 @@ def test_session_context_is_finite_whatever_the_features() -> None:
 
 def test_the_ranker_reads_the_same_of_a_session_on_every_day_and_hour() -> None:
     features = np.ones((2, len(FEATURES)), np.float32)
-    features[1, [FEATURES.index("hour_of_day"), FEATURES.index("day_of_week")]] = 6, 23
+    features[1, [FEATURES.index("hour_of_day"), FEATURES.index("day_of_week")]] = 23, 6
     context = session_context(features)
     assert context.shape == (2, len(SESSION_CONTEXT))
     assert np.array_equal(context[0], context[1])

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from models.bundle import Bundle, assemble
-from models.candidates import CANDIDATE_FEATURES, SESSION_CONTEXT
+from models.candidates import CANDIDATE_FEATURES
 from models.comparison import calibration_error, paired_gain
-from models.encoders import CandidateRanker
 from models.export import export_ranker
-from models.fitting import Fitted, Slices
+from models.fitting import FitSettings, Fitted, Slices, blank_ranker
 from models.gate import GateSettings, Verdict, judge
 from models.loading import load_bundle
 from models.metrics import MISS
+from models.ranker_training import RankerSettings
 from models.sessions import SessionLog
 from tests.drift import published, silent
 
@@ -116,7 +116,7 @@ def reranked(
     tuned: tuple[Fitted, Bundle], new: Slices, path: Path, weights: dict[str, float]
 ) -> Path:
     """The fine-tuned bundle with a ranker that is a weighted sum of candidate features."""
-    ranker = CandidateRanker(len(CANDIDATE_FEATURES), len(SESSION_CONTEXT), 1)
+    ranker = blank_ranker(FitSettings(ranker=RankerSettings(hidden=1)))
     with torch.no_grad():
         for parameter in ranker.parameters():
             parameter.zero_()
