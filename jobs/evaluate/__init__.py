@@ -128,6 +128,7 @@ def _judged(
         with progress_bar(console) as progress:
             for done in judge_weeks(data.periods(source), settings, valid, progress):
                 weeks.append(done.figures())
+                console.print(report.of_period(len(weeks), weeks[-1]), highlight=False)
                 told = {key: told[key] + value for key, value in counts(done).items()}
         figures = {model: averaged([week[model] for week in weeks]) for model in weeks[0]}
         told["periods"] = len(weeks)

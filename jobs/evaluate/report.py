@@ -34,6 +34,15 @@ def table(title: str, figures: dict[str, dict[str, float]]) -> Table:
     return out
 
 
+def of_period(number: int, figures: dict[str, dict[str, float]]) -> str:
+    """One line on the period that was just judged."""
+    blend = figures["blend"]
+    return (
+        f"period {number}: {blend['count']:,} predictions, blend HR@20 {blend['hr20']:.4f}, "
+        f"MRR@20 {blend['mrr20']:.4f}"
+    )
+
+
 def as_json(figures: dict[str, dict[str, float]], **told: Any) -> dict[str, Any]:
     """The figures, rounded, a key for each model; and what else is to be told."""
     rounded = {
