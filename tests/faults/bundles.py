@@ -1,0 +1,116 @@
+"""Bundles that are broken under a job that follows their registry."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from pathlib import Path
+
+from models.bundle import BundleError
+from models.bundle_files import FILES, MANIFEST
+from models.loading import load_bundle
+from models.registry import Registry
+from tests.bundles import forced, versioned
+from tests.faults.broken_bundles import BREAKS
+from tests.faults.scenario import Figures, Ground, scenario
+from tests.faults.stage import PATIENCE_S, Run, run, stage
+from tests.kafka import wait_for
+from tests.shopping import START_MS, STARTER
+
+WORKERS = 2
+MUTATIONS = 240
+LATER_MS = START_MS + 30 * 86_400_000  # of events after all others
+
+
+@scenario()
+def bad_bundle(ground: Ground) -> Figures:
+    """Twelve broken bundles are promoted: each is refused and says why, the old one goes on."""
+    registry = Registry(ground.folder / "registry")
+    why: dict[str, str] = {}
+    with (
+        stage(ground) as ours,
+        run(ours, "bad", "throughput", "exactly-once", *on(registry)) as ran,
+    ):
+        for number, (name, break_it) in enumerate(BREAKS.items(), start=1):
+            path = versioned(STARTER, ground.folder, name)
+            break_it(path)
+            why[name] = refusal(registry, path)
+            forced(registry, path, START_MS)
+            refused(ran, number)
+            assert told_in_logs(ours.cluster.directory, name) == WORKERS, f"{name}: not in the log"
+            ground.say(f"refused {why[name]}")
+        told = ran.verify()
+        assert ran.failures() == 0, ran.why_it_ended()
+        assert ran.counts().get("bundles_loaded", 0) == 0
+    return told | {"refused": len(why)}
+
+
+@scenario()
+def index_bit_rot(ground: Ground) -> Figures:
+    """Single bytes of a bundle's files change, 240 times: each time it is refused before use."""
+    path = versioned(STARTER, ground.folder, "rotten")
+    sha256 = Registry(ground.folder / "sound").publish(path).sha256
+    draw, hit = random.Random(17), Counter[str]()
+    for _ in range(MUTATIONS):
+        name = draw.choice([*FILES, MANIFEST])
+        sound = (path / name).read_bytes()
+        (path / name).write_bytes(rotten(draw, sound))
+        try:
+            load_bundle(path, sha256)
+        except BundleError:
+            hit[name] += 1
+        (path / name).write_bytes(sound)
+    assert hit.total() == MUTATIONS, f"{MUTATIONS - hit.total()} mutations were let in: {hit}"
+    load_bundle(path, sha256)  # it was only them
+    registry = Registry(ground.folder / "registry")
+    with (
+        stage(ground) as ours,
+        run(ours, "rot", "throughput", "exactly-once", *on(registry)) as ran,
+    ):
+        registry.publish(path)
+        stored = registry.bundles.place(registry.bundles.find("rotten")).local
+        assert stored is not None
+        decided = registry.promote("rotten", LATER_MS)  # it is sound, and acts later
+        stored.joinpath("index.faiss").write_bytes(
+            rotten(draw, stored.joinpath("index.faiss").read_bytes())
+        )
+        ground.say(f"index.faiss of decision {decided.sequence} is rotten now")
+        refused(ran, 1)
+        told = ran.verify()
+        assert ran.failures() == 0, ran.why_it_ended()
+    return told | {"mutations": MUTATIONS, "refused": hit.total(), "files": dict(hit)}
+
+
+def on(registry: Registry) -> tuple[str, ...]:
+    """Settings of a job that follows a registry closely."""
+    return f"registry={registry.root.path}", "poll_s=0.1", "budget_ms=10000"
+
+
+def refusal(registry: Registry, path: Path) -> str:
+    """Why the registry does not take a bundle; AssertionError if it does."""
+    try:
+        registry.publish(path)
+    except BundleError as error:
+        return str(error)
+    raise AssertionError(f"the registry took {path.name}")
+
+
+def refused(ran: Run, number: int) -> None:
+    """Wait until every worker has told that it refused so many bundles."""
+    wait_for(
+        lambda: ran.counts().get("bundles_refused", 0) == WORKERS * number,
+        PATIENCE_S,
+        f"refusal {number}",
+    )
+
+
+def told_in_logs(folder: Path, version: str) -> int:
+    """In how many lines of the cluster's logs a bundle was refused."""
+    lines = [line for log in folder.rglob("*.log") for line in log.read_text("utf-8").splitlines()]
+    return sum(f"refused bundle {version} " in line for line in lines)
+
+
+def rotten(draw: random.Random, data: bytes) -> bytes:
+    """The data with one other byte."""
+    at = draw.randrange(len(data))
+    return data[:at] + bytes([data[at] ^ draw.randrange(1, 256)]) + data[at + 1 :]
