@@ -7,8 +7,10 @@ import sys
 
 import click
 from decoding import decoding
+from exactly_once import exactly_once
 from finetune import finetune_week
 from latency import latency
+from memory import memory
 from swap import swap
 from throughput import throughput
 
@@ -22,6 +24,8 @@ bench.add_command(throughput)
 bench.add_command(latency)
 bench.add_command(decoding)
 bench.add_command(swap)
+bench.add_command(exactly_once)
+bench.add_command(memory)
 bench.add_command(finetune_week, "finetune")
 
 if __name__ == "__main__":

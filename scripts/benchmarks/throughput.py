@@ -158,9 +158,22 @@ def _answer(path, users, texts, barrier, results) -> None:  # type: ignore[no-un
 
 def _job(broker: Broker, folder: Path, bundle: Path, source: str, total: int) -> float:
     topic = f"lists-of-{source}"
+    answer_all(broker, folder, bundle, source, topic)
+    lists = count(broker.bootstrap, topic)
+    if lists != total:
+        raise click.ClickException(f"expected {total} lists; got {lists}")
+    rate = rate_when_warm(broker.bootstrap, topic, COLD)
+    delete(broker, topic)
+    return rate
+
+
+def answer_all(
+    broker: Broker, folder: Path, bundle: Path, source: str, topic: str, *more: str
+) -> None:
+    """Run the recommend job over the events of `source` to their end; its lists go to `topic`."""
     settings = (
         f"kafka.bootstrap={broker.bootstrap}",
-        f"kafka.group=bench-{source}",
+        f"kafka.group=bench-{topic}",
         "kafka.start=earliest",
         "kafka.bounded=true",
         "kafka.create_topics=true",
@@ -169,14 +182,14 @@ def _job(broker: Broker, folder: Path, bundle: Path, source: str, total: int) ->
         f"bundle={bundle}",
         f"events_topic={source}",
         f"recommendations_topic={topic}",
+        *more,
     )
-    with process(folder, source, *job("recommend", *settings)) as child:
+    with process(folder, topic, *job("recommend", *settings)) as child:
         if child.wait(1800):
-            raise click.ClickException((folder / f"{source}.out").read_text("utf-8")[-3000:])
-    lists = count(broker.bootstrap, topic)
-    if lists != total:
-        raise click.ClickException(f"expected {total} lists; got {lists}")
-    rate = rate_when_warm(broker.bootstrap, topic, COLD)
+            raise click.ClickException((folder / f"{topic}.out").read_text("utf-8")[-3000:])
+
+
+def delete(broker: Broker, topic: str) -> None:
+    """Give back the space that a topic takes."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
     admin.delete_topics([topic])[topic].result()
-    return rate
