@@ -21,13 +21,18 @@ JOBS = {
 }
 """Jobs that are run by their settings alone → settings class, summary."""
 
+ON_CLUSTER = ("feedback", "recommend", "sessions")
+"""Those that go on without an end, and so can be left to a cluster."""
+
 TOOLS = {
     "bundles": "the bundles of a registry, and which acts from when",
+    "cluster": "the jobs on a Flink cluster: status, stop, resume, rescale",
     "compare": "replay one history with two bundles or settings, and report who wins",
     "dead-letters": "list dead letters, group them by reason, send them back",
     "demo": "real shoppers' events through the recommend job, on an embedded broker",
     "evaluate": "models on held-out sessions, the whole catalogue ranked, beside baselines",
     "loop": "simulated shoppers' feedback becomes a better bundle under the running job",
+    "repair": "find and write what a job should have written and has not",
     "simulate": "shoppers with hidden tastes, who click on lists with known probability",
 }
 """Tools with options of their own, a click command named like the module; → summary."""
@@ -54,16 +59,26 @@ def _module(name: str) -> Any:
     return importlib.import_module(f"jobs.{name.replace('-', '_')}")
 
 
+_TARGET = click.Option(
+    ["--target"],
+    type=click.Choice(["cluster"]),
+    help="leave the job to the cluster of ./scripts/cluster, or to that at engine.jobmanager",
+)
+
+
 def job_command(name: str) -> click.Command:
     """The command of a job: its settings are its options, some (its OPTIONS) by their own name."""
     job = _module(name)
     settings_class: Any = getattr(job, JOBS[name][0])
     options: dict[str, str] = getattr(job, "OPTIONS", {})
 
-    def run(config: Path | None, overrides: tuple[str, ...], **given: str | None) -> None:
+    def run(
+        config: Path | None, overrides: tuple[str, ...], target: str = "", **given: str | None
+    ) -> None:
         overrides += tuple(f"{key}={value}" for key, value in given.items() if value is not None)
         try:
-            sys.exit(job.main(load(settings_class, name, config, overrides)))
+            settings = load(settings_class, name, config, overrides)
+            sys.exit(_module("cluster").submit(name, settings) if target else job.main(settings))
         except SettingsError as error:
             raise click.ClickException(str(error)) from None
 
@@ -90,6 +105,7 @@ def job_command(name: str) -> click.Command:
                 click.Option([f"--{key}"], metavar="VALUE", help=text)
                 for key, text in options.items()
             ),
+            *([_TARGET] if name in ON_CLUSTER else []),
         ],
     )
 

@@ -116,7 +116,7 @@ def compared(
         to_run = [side for side in sides.values() if not isinstance(side, str)]
         for settings in to_run:
             check(settings)
-        bootstrap = stack.enter_context(brokers(common.bootstrap)) if to_run else ""
+        kafka = stack.enter_context(brokers(common)) if to_run else common
         lists: dict[str, Iterable[Any]] = {}
         for name, side in sides.items():
             if isinstance(side, str):
@@ -124,7 +124,7 @@ def compared(
             else:
                 spool = stack.enter_context(spooled())
                 into_spool = side.model_copy(update={"output": "lists.jsonl"})
-                replay(into_spool, bootstrap, records, spool)
+                replay(into_spool, kafka, records, spool)
                 lists[name] = spool.messages()
         sizes = [side.list_size for side in to_run] or [common.list_size]
         rule = judging(common, repeats, max(sizes))

@@ -13,13 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from jobs.settings import Settings, SettingsError, load
+from operators.connection import Connection
 from operators.dead_letters import DeadLetter, read, resend
 
 
-class DeadLettersSettings(Settings):
+class DeadLettersSettings(Settings, Connection):
     """Settings of the dead-letters tool."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="host:port[,host:port…] of the brokers")
     topic: str = Field(
         "dead-letters", description="topic to look at; late-events has the same form"
     )
@@ -85,7 +85,7 @@ def resend_letters(settings: DeadLettersSettings, reason: str, everything: bool)
     if not reason and not everything:
         raise click.UsageError("choose which: --reason TEXT or --all")
     try:
-        sent = resend(settings.bootstrap, _chosen(settings, reason))
+        sent = resend(settings, _chosen(settings, reason))
     except KafkaException as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"sent {sent} records back")
@@ -93,7 +93,7 @@ def resend_letters(settings: DeadLettersSettings, reason: str, everything: bool)
 
 def _chosen(settings: DeadLettersSettings, reason: str) -> Selection:
     try:
-        for letter in read(settings.bootstrap, settings.topic):
+        for letter in read(settings, settings.topic):
             if reason in letter.origin.get("reason", ""):
                 yield letter
     except KafkaException as error:

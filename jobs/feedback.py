@@ -57,14 +57,16 @@ def pipeline(
     mode = mode_of(settings.engine)
     actions = attribution.decode_actions(env, events, mode)
     lists = attribution.decode_lists(env, recommendations, mode)
-    pairs = attribution.attributed(env, lists, actions, settings.horizon_s, settings.out_of_order_s)
+    users = attribution.of_users(env, lists, actions)
+    times = (settings.horizon_s, settings.out_of_order_s)
+    pairs = attribution.attributed(env, lists, actions, users, *times)
     revised = revise(env, attribution.running(env, pairs))
     finished = finish(env, attribution.closed(env, pairs))
     no_event = decoding.dead_letters(env, actions)
     no_list = decoding.dead_letters(env, lists, "decode_recommendation")
     statements = env.create_statement_set()
     statements.add_insert(feedback, revised.union_all(finished))
-    statements.add_insert(late, attribution.late(env, actions, pairs))
+    statements.add_insert(late, attribution.late(env, users, pairs))
     statements.add_insert(dead, no_event.union_all(no_list))
     return statements
 

@@ -109,8 +109,7 @@ def materialise(settings: FinetuneJobSettings, samples: Samples) -> Part | None:
     parts = samples.parts()
     reached: Offsets = parts[-1].offsets if parts else {}
     found = {
-        topic: unread(settings.kafka.bootstrap, topic, reached.get(topic, {}))
-        for topic in _inputs(settings)
+        topic: unread(settings.kafka, topic, reached.get(topic, {})) for topic in _inputs(settings)
     }
     ranges = {topic: each for topic, (each, _) in found.items()}
     if not any(first < last for each in ranges.values() for first, last in each.values()):
@@ -133,11 +132,8 @@ def pipeline(
     Of late events only those that the sessions job found late: what came too late for feedback is
     in a session nevertheless.
     """
-    committed = {"isolation.level": "read_committed"}
     for name, topic in zip(("closed", "late", "acted"), _inputs(settings), strict=True):
-        kafka.raw_source(
-            env, name, topic, settings.kafka, properties=committed, ranges=ranges[topic]
-        )
+        kafka.raw_source(env, name, topic, settings.kafka, ranges=ranges[topic])
     late = decoding.decode(env, "late", mode_of(settings.engine))
     return env.sql_query(f"""
         SELECT 'session' AS `kind`, '' AS `user_id`, CAST(`value` AS STRING) AS `text` FROM `closed`
@@ -154,7 +150,7 @@ def active_from(settings: FinetuneJobSettings, samples: Samples) -> int:
     It lies ahead of the newest events, so that workers have loaded it by then and no event that
     was answered already would be answered otherwise in a replay.
     """
-    newest = newest_event_time(settings.kafka.bootstrap, settings.events_topic)
+    newest = newest_event_time(settings.kafka, settings.events_topic)
     parts = samples.parts()
     seen = [newest or 0, parts[-1].watermark if parts else 0]
     return max(seen) + round(settings.lead_s * 1000)

@@ -19,7 +19,7 @@ from models.recommender import Settings as Ranking
 from models.serving import Served, Serving
 from operators import decoding, kafka, windows
 from operators.environment import ROOT, Engine, Mode, mode_of, table_environment
-from operators.kafka import Kafka
+from operators.kafka import Delivery, DeliveryError, Kafka, require_transactions
 from operators.ranges import Range
 from operators.running import run
 from operators.sql import cloud_event
@@ -78,7 +78,7 @@ class Answers(Settings):
         return triggers
 
 
-class RecommendSettings(Answers):
+class RecommendSettings(Answers, Delivery):
     """Settings of the recommend job."""
 
     kafka: Kafka = Kafka(group="streamrec-recommend")
@@ -99,6 +99,10 @@ class RecommendSettings(Answers):
     state_ttl_s: float = Field(
         86_400, gt=0, description="seconds after its last event until a user's window is dropped"
     )
+
+
+CLOCKLESS = dict.fromkeys(("poll_s", "budget_ms", "state_ttl_s"), 1e9)
+"""Settings by which the wall clock changes no answer: no poll, no budget, no time to live."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +146,7 @@ def recommend(
 def _together(env: TableEnvironment, window: Table, settings: RecommendSettings) -> Table:
     """Row by row, where a row holds the windows of `batch_ms`."""
     if settings.batch_ms == 0 or settings.kafka.bounded:  # at the end no timer would fire
-        joined = env.sql_query(f"SELECT JSON_QUOTE(`user_id`) AS `users`, `window` FROM {window}")
+        joined = env.sql_query(f"SELECT {windows.PLAIN_USER} AS `users`, `window` FROM {window}")
     else:
         joined = windows.batched(env, window, settings.batch_ms, settings.engine.parallelism)
     return env.sql_query(f"""
@@ -177,7 +181,8 @@ def main(settings: RecommendSettings) -> int:
     try:
         Serving(served(settings), Ranking())  # every worker does it again; here it can be said
         require_topics(settings.kafka, topics)
-    except (BundleError, RegistryError, TopicsError, OSError) as error:
+        require_transactions(settings.kafka, settings, settings.engine.checkpoint_interval_s)
+    except (BundleError, RegistryError, TopicsError, DeliveryError, OSError) as error:
         raise SettingsError(f"recommend was not started: {error}") from None
     return answer(settings, "recommend")
 
@@ -191,8 +196,9 @@ def answer(settings: RecommendSettings, job: str, past: Past | None = None) -> i
     kafka.raw_source(
         env, "user_events", settings.events_topic, settings.kafka, behind_s, fetch, ranges
     )
-    kafka.raw_sink(env, "lists", settings.recommendations_topic, settings.kafka, linger)
-    kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
+    topics = settings.recommendations_topic, settings.dead_letters_topic
+    for name, topic, properties in zip(("lists", "dead"), topics, (linger, None), strict=True):
+        kafka.raw_sink(env, name, topic, settings.kafka, properties, settings)
     statements = pipeline(env, "user_events", "lists", "dead", settings)
     once_up = past.once_up if past else None
     return run(env, statements, job, mode_of(settings.engine), past is not None, once_up)

@@ -14,7 +14,7 @@ from pyflink.table import StatementSet, Table, TableEnvironment
 from jobs.settings import Settings, SettingsError
 from operators import decoding, kafka, windows
 from operators.environment import Engine, mode_of, table_environment
-from operators.kafka import Kafka
+from operators.kafka import Delivery, DeliveryError, Kafka, require_transactions
 from operators.running import run
 from operators.sql import cloud_event
 from operators.topics import TopicsError, require_topics
@@ -22,7 +22,7 @@ from udfs.flink import closing
 from udfs.sessions import Closing
 
 
-class SessionsSettings(Settings):
+class SessionsSettings(Settings, Delivery):
     """Settings of the sessions job."""
 
     kafka: Kafka = Kafka(group="streamrec-sessions")
@@ -59,12 +59,13 @@ def pipeline(
 ) -> StatementSet:
     """Wire the job between the source table `events` and its three sinks."""
     decoded = decoding.decode(env, events, mode_of(settings.engine))
-    on_time, rule = windows.on_time(env, decoded), closing_rule(settings)
+    users = windows.by_user(env, decoding.accepted(env, decoded))
+    on_time, rule = windows.on_time(env, users), closing_rule(settings)
     silent = windows.closed(env, on_time, rule.gap_ms)
     ended = windows.ended(env, on_time, rule.lookback_ms)
     statements = env.create_statement_set()
     statements.add_insert(sessions, close(env, silent.union_all(ended), rule))
-    statements.add_insert(late, windows.late(env, decoded))
+    statements.add_insert(late, windows.late(env, users))
     statements.add_insert(dead, decoding.dead_letters(env, decoded))
     return statements
 
@@ -86,22 +87,19 @@ def close(env: TableEnvironment, windows: Table, rule: Closing) -> Table:
 
 def main(settings: SessionsSettings) -> int:
     """Run between Kafka topics until stopped, or to the end where `kafka.bounded` is set."""
-    topics = (
-        settings.events_topic,
-        settings.sessions_topic,
-        settings.late_events_topic,
-        settings.dead_letters_topic,
-    )
+    sinks = (settings.sessions_topic, settings.late_events_topic, settings.dead_letters_topic)
     try:
-        require_topics(settings.kafka, topics)
-    except TopicsError as error:
+        require_topics(settings.kafka, [settings.events_topic, *sinks])
+        require_transactions(settings.kafka, settings, settings.engine.checkpoint_interval_s)
+    except (TopicsError, DeliveryError) as error:
         raise SettingsError(f"sessions was not started: {error}") from None
     env = table_environment(settings.engine, "sessions")
     env.get_config().set("table.exec.source.idle-timeout", f"{round(settings.idle_s * 1000)} ms")
+    # Of what is dropped by the clock, the count by which users are shuffled, nobody asks the value.
+    env.get_config().set("table.exec.state.ttl", f"{round(settings.session_gap_s * 1000)} ms")
     topic, lag_s = settings.events_topic, settings.out_of_order_s
     kafka.raw_source(env, "user_events", topic, settings.kafka, lag_s, kafka.UNHURRIED)
-    kafka.raw_sink(env, "closed", settings.sessions_topic, settings.kafka)
-    kafka.raw_sink(env, "late", settings.late_events_topic, settings.kafka)
-    kafka.raw_sink(env, "dead", settings.dead_letters_topic, settings.kafka)
+    for name, topic in zip(("closed", "late", "dead"), sinks, strict=True):
+        kafka.raw_sink(env, name, topic, settings.kafka, delivery=settings)
     statements = pipeline(env, "user_events", "closed", "late", "dead", settings)
     return run(env, statements, "sessions", mode_of(settings.engine))

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from operators.connection import SECRET
+
 CONF = Path(__file__).resolve().parent.parent / "flink-conf"
 PREFIX = "STREAMREC_"
 
@@ -130,5 +132,7 @@ def _explained(problem: Any, known: list[str]) -> str:
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known, 1)
         return f"  {key} is not a setting" + (f"; did you mean {near[0]}?" if near else "")
-    got = "" if problem["type"] == "missing" else f"; got {problem['input']!r}"
+    # What stands where a secret belongs may be one, and a group of settings may hold it.
+    hidden = problem["type"] in ("missing", SECRET) or isinstance(problem["input"], dict)
+    got = "" if hidden else f"; got {problem['input']!r}"
     return f"  {key}: {problem['msg']}{got}"

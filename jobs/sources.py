@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from jobs.settings import Settings
+from operators.connection import Connection
 
 
 class EventColumns(Settings):
@@ -21,13 +22,17 @@ class EventColumns(Settings):
     price: str | None = Field(default=None, description="the price")
 
 
-class KafkaRange(Settings):
+class KafkaRange(Connection):
     """A bounded range of a topic with user-events."""
 
     bootstrap: str = Field(default="localhost:9092", description="host:port of a broker")
     topic: str = Field(default="user-events", description="topic that is read")
     start: str = Field(default="earliest", description="earliest, an offset or an ISO time")
     end: str = Field(default="latest", description="latest, an offset or an ISO time; excluded")
+
+    def range(self) -> tuple[dict[str, str], str, str, str]:
+        """What `models.event_range` is told: librdkafka's settings, topic, start, end."""
+        return self.client(), self.topic, self.start, self.end
 
 
 class EventSource(Settings):

@@ -78,6 +78,13 @@ class TrainSettings(Settings):
         default=20_000, ge=1, description="of the test sessions, drawn if there are more"
     )
 
+    def recipe(self) -> dict[str, Any]:
+        """What a bundle tells of how it was made: not of this machine, nor of brokers."""
+        return self.model_dump(
+            mode="json",
+            exclude={"output": True, "replace": True, "threads": True, "source": {"kafka"}},
+        )
+
 
 def main(settings: TrainSettings) -> int:
     """Train, write the bundle, print the metrics and a last line of JSON with path and metrics."""
@@ -108,8 +115,7 @@ def train(settings: TrainSettings, console: Console) -> tuple[Path, dict[str, An
     with progress_bar(console) as progress:
         fitted, bundle = fit(slices, settings.fit, progress)
         metrics = measured(bundle, slices, settings.test_prefixes, settings.fit.seed, progress)
-    shown = settings.model_dump(mode="json", exclude={"output", "replace", "threads"})
-    files, manifest = finished(settings.name, fitted, bundle, slices, metrics, shown)
+    files, manifest = finished(settings.name, fitted, bundle, slices, metrics, settings.recipe())
     path = Path(settings.output.format(version=manifest["bundle_version"]))
     publish(path, files, manifest, settings.replace)
     return path, manifest
@@ -141,7 +147,7 @@ def read(source: Source) -> tuple[Any, int]:
     from models.event_range import read_range
 
     if source.format == "kafka":
-        return read_range(**source.kafka.model_dump())
+        return read_range(*source.kafka.range())
     if not source.path:
         raise ValueError(f"expected a file for format {source.format}; set `source.path`")
     if source.format == "online_retail":

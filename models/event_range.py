@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
 
@@ -10,29 +10,33 @@ from models.event_files import from_messages
 from models.sessions import EventTable
 
 _PATIENCE_S = 15.0
-_STEP_S = 1.0
+_STEP_S = 1.0  # Ctrl-C is heard in between
 
 
-def read_range(bootstrap: str, topic: str, start: str, end: str) -> tuple[EventTable, int]:
+def read_range(
+    client: Mapping[str, str], topic: str, start: str, end: str
+) -> tuple[EventTable, int]:
     """Events of a topic from `start` to before `end`, and how many messages were invalid.
 
-    Both are `earliest`, `latest`, an offset (of every partition) or an ISO time. The end is
-    fixed when reading begins, so that a topic that still grows gives a bounded range.
+    `client` are settings of librdkafka, at least the `bootstrap.servers`. Both bounds are
+    `earliest`, `latest`, an offset (of every partition) or an ISO time. The end is fixed when
+    reading begins, so that a topic that still grows gives a bounded range.
     """
-    found = messages(bootstrap, topic, start, end)
+    found = messages(client, topic, start, end)
     return from_messages((each.value(), each.timestamp()[1]) for each in found)
 
 
-def messages(bootstrap: str, topic: str, start: str, end: str) -> Iterator[Any]:
+def messages(client: Mapping[str, str], topic: str, start: str, end: str) -> Iterator[Any]:
     """The Kafka messages of such a range, in order within each partition."""
     from confluent_kafka import Consumer
 
     consumer = Consumer(
         {
-            "bootstrap.servers": bootstrap,
+            **client,
             "group.id": "streamrec-range",
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
+            "enable.partition.eof": True,
         }
     )
     try:
@@ -42,7 +46,7 @@ def messages(bootstrap: str, topic: str, start: str, end: str) -> Iterator[Any]:
 
 
 def _messages(consumer: Any, topic: str, start: str, end: str) -> Iterator[Any]:
-    from confluent_kafka import TopicPartition
+    from confluent_kafka import KafkaError, TopicPartition
 
     bounds = _bounds(consumer, topic, start, end)
     pending = {part: last for part, (first, last) in bounds.items() if first < last}
@@ -52,26 +56,18 @@ def _messages(consumer: Any, topic: str, start: str, end: str) -> Iterator[Any]:
         message = consumer.poll(_STEP_S)
         if message is None:
             waited += _STEP_S
-            _drop_finished(consumer, topic, pending)
-            if pending and waited >= _PATIENCE_S:
+            if waited >= _PATIENCE_S:
                 raise TimeoutError(f"expected more of {topic}; got nothing for {waited:.0f} s")
             continue
-        if message.error():
+        # Transactions leave offsets without a message, so a range may end before its last offset.
+        at_end = message.error() and message.error().code() == KafkaError._PARTITION_EOF
+        if message.error() and not at_end:
             raise ConnectionError(f"expected messages of {topic}; got {message.error()}")
-        waited, part = 0.0, message.partition()
-        if part in pending and message.offset() < pending[part]:
+        waited, part, following = 0.0, message.partition(), message.offset() + (not at_end)
+        if part in pending and not at_end and following <= pending[part]:
             yield message
-        if part in pending and message.offset() + 1 >= pending[part]:
+        if part in pending and following >= pending[part]:
             del pending[part]
-
-
-def _drop_finished(consumer: Any, topic: str, pending: dict[int, int]) -> None:
-    """Forget partitions read to their end: transactions leave offsets without a message there."""
-    from confluent_kafka import TopicPartition
-
-    for place in consumer.position([TopicPartition(topic, part) for part in pending]):
-        if place.offset >= pending[place.partition]:
-            del pending[place.partition]
 
 
 def _bounds(consumer: Any, topic: str, start: str, end: str) -> dict[int, tuple[int, int]]:

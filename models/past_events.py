@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
@@ -84,11 +84,11 @@ def past_messages(path: str) -> list[PastRecord]:
     return _placed(records)
 
 
-def past_range(bootstrap: str, topic: str, start: str, end: str) -> list[PastRecord]:
+def past_range(client: Mapping[str, str], topic: str, start: str, end: str) -> list[PastRecord]:
     """The records of a range of a topic (see `models.event_range`), their partitions merged."""
     newest: Counter[int] = Counter()
     records = []
-    for message in messages(bootstrap, topic, start, end):
+    for message in messages(client, topic, start, end):
         number, received = message.partition(), message.timestamp()[1]
         newest[number] = max(newest[number], _told(message.value(), received)[1])
         record = PastRecord(

@@ -25,7 +25,7 @@ def announce(kafka: Kafka, topic: str, history: History, folder: Path) -> int:
     new = [each for each in history.decisions if each.sequence > before]
     if not new:
         return 0
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True})
+    producer = Producer({**kafka.client(), "enable.idempotence": True})
     problems: list[str] = []
 
     def delivered(error: KafkaError | None, message: Message) -> None:

@@ -6,7 +6,7 @@ from pyflink.table import Table, TableEnvironment
 
 from operators.decoding import decode_by, rejected
 from operators.sql import interval
-from operators.windows import LATE
+from operators.windows import LATE, by_user
 from udfs.flink import Mode, counting, crediting, decoding_actions, decoding_lists
 
 # An action whose list cannot be found or told of is written aside as it came.
@@ -20,7 +20,6 @@ _RAW = {
 }
 _RAW_COLUMNS = ", ".join(f"`{name}`" for name in _RAW)
 _NO_RAW_COLUMNS = ", ".join(f"CAST(NULL AS {kind}) AS `{name}`" for name, kind in _RAW.items())
-_UNNAMED = "`decoded`.`action` IS NOT NULL AND `decoded`.`recommendation_id` IS NULL"
 # The newest actions of a list in which a revision looks for what changed; finals look at all.
 REMEMBERED_ACTIONS = 100
 
@@ -35,10 +34,35 @@ def decode_actions(env: TableEnvironment, source: str, mode: Mode) -> Table:
     return decode_by(env, source, "decode_action", decoding_actions(mode))
 
 
+def of_users(env: TableEnvironment, lists: Table, actions: Table) -> Table:
+    """The lists, and the actions that name none, where all of a user's are.
+
+    Columns: user_id; list or action, the text of whichever it is; rowtime; and the raw ones, which
+    are null of a list.
+    """
+    both = env.sql_query(f"""
+        SELECT `decoded`.`user_id` AS `user_id`, `decoded`.`list` AS `list`,
+               CAST(NULL AS STRING) AS `action`, `rowtime`, {_NO_RAW_COLUMNS}
+        FROM {lists} WHERE `decoded`.`reason` IS NULL
+        UNION ALL
+        SELECT `decoded`.`user_id` AS `user_id`, CAST(NULL AS STRING) AS `list`,
+               `decoded`.`action` AS `action`, `rowtime`, {_RAW_COLUMNS}
+        FROM {actions}
+        WHERE `decoded`.`action` IS NOT NULL AND `decoded`.`recommendation_id` IS NULL""")
+    return by_user(env, both)
+
+
 def attributed(
-    env: TableEnvironment, lists: Table, actions: Table, horizon_s: float, disorder_s: float
+    env: TableEnvironment,
+    lists: Table,
+    actions: Table,
+    users: Table,
+    horizon_s: float,
+    disorder_s: float,
 ) -> Table:
     """Join each action with its list; the list's columns are null where there is none.
+
+    `users` are lists and unnamed actions as `of_users` gives them.
 
     Columns: recommendation_id; action, its text; list, its text; rowtime, the list's; is_open,
     whether the list has not had its final record yet; and the raw ones of an action that named
@@ -55,7 +79,7 @@ def attributed(
         SELECT `decoded`.`recommendation_id` AS `made_id`, `decoded`.`list` AS `list`,
                `rowtime` AS `made_at`
         FROM {lists} WHERE `decoded`.`reason` IS NULL""")
-    every = named.union_all(_credited(env, lists, actions, horizon_s))
+    every = named.union_all(_credited(env, users, horizon_s))
     pairs = env.sql_query(f"""
         SELECT `recommendation_id`, `action`, `list`, `made_at`, `rowtime` AS `acted_at`,
                {_RAW_COLUMNS}
@@ -69,26 +93,18 @@ def attributed(
         FROM {pairs}""")
 
 
-def _credited(env: TableEnvironment, lists: Table, actions: Table, horizon_s: float) -> Table:
+def _credited(env: TableEnvironment, users: Table, horizon_s: float) -> Table:
     """The actions that name no list, each credited to the newest of its user's that it fits.
 
     Both wait for the watermark and are taken in order of event time, so that the order of
     arrival does not matter; what is behind the watermark already has no part in it.
     """
     env.create_temporary_function("credit", crediting(round(horizon_s * 1000)))
-    both = env.sql_query(f"""
-        SELECT `decoded`.`user_id` AS `user_id`, `decoded`.`list` AS `list`,
-               CAST(NULL AS STRING) AS `action`, `rowtime`
-        FROM {lists} WHERE `decoded`.`reason` IS NULL AND NOT {LATE}
-        UNION ALL
-        SELECT `decoded`.`user_id` AS `user_id`, CAST(NULL AS STRING) AS `list`,
-               `decoded`.`action` AS `action`, `rowtime`
-        FROM {actions} WHERE {_UNNAMED} AND NOT {LATE}""")
     recent = env.sql_query(f"""
         SELECT `action`, `rowtime`, LISTAGG(`list`) OVER (
             PARTITION BY `user_id` ORDER BY `rowtime`
             RANGE BETWEEN {interval(horizon_s)} PRECEDING AND CURRENT ROW) AS `lists`
-        FROM {both}""")
+        FROM {users} WHERE NOT {LATE}""")
     return env.sql_query(f"""
         SELECT `recommendation_id`, `credited`.`action` AS `action`, `rowtime`, {_NO_RAW_COLUMNS}
         FROM {recent}, LATERAL TABLE(credit(`lists`, {recent}.`action`))
@@ -114,14 +130,14 @@ def closed(env: TableEnvironment, pairs: Table) -> Table:
         GROUP BY `recommendation_id`, `window_start`, `window_end`""")
 
 
-def late(env: TableEnvironment, actions: Table, pairs: Table) -> Table:
+def late(env: TableEnvironment, users: Table, pairs: Table) -> Table:
     """Actions that no final record will tell of, in the form of dead letters."""
     env.create_temporary_function("count_late", counting("late"))
     return rejected(
         env,
         f"""SELECT {_RAW_COLUMNS}, `reason` FROM (
             SELECT {_RAW_COLUMNS}, 'behind the watermark' AS `why`
-            FROM {actions} WHERE {_UNNAMED} AND {LATE}
+            FROM {users} WHERE `action` IS NOT NULL AND {LATE}
             UNION ALL
             SELECT {_RAW_COLUMNS}, CASE WHEN `list` IS NULL
                 THEN 'no list of its recommendation_id within the horizon'

@@ -34,12 +34,22 @@ __all__ = ["Broker", "BrokerError", "create_topics"]
 
 
 class Broker(Service):
-    """One Kafka broker process; `port=0` takes a free port, no directory a temporary one."""
+    """One Kafka broker process; `port=0` takes a free port, no directory a temporary one.
 
-    def __init__(self, port: int = 0, directory: Path | str | None = None) -> None:
+    `options` are further settings of the broker, for instance other listeners; the one at `port`
+    stays without encryption.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        directory: Path | str | None = None,
+        options: Mapping[str, str] | None = None,
+    ) -> None:
         self._temporary = directory is None
         self.directory = Path(directory or tempfile.mkdtemp(prefix="streamrec-broker-")).absolute()
         self.port = port or free_port()
+        self._options = dict(options or {})
         self._tether: subprocess.Popen[str] | None = None
         self._pid: int | None = None
 
@@ -57,7 +67,7 @@ class Broker(Service):
     def start(self) -> Broker:
         """Start and wait until the broker answers; raises BrokerError saying why it did not."""
         refuse_taken_port(self.port)
-        command = prepare(self.directory, self.port)
+        command = prepare(self.directory, self.port, self._options)
         removed = str(self.directory) if self._temporary else None
         with output_file(self.directory).open("ab") as output:
             self._tether = subprocess.Popen(
@@ -102,7 +112,7 @@ class Broker(Service):
         self, topics: Mapping[str, int], config: Mapping[str, str] | None = None
     ) -> None:
         """Create topics (name → partitions) that do not exist yet, and wait until they do."""
-        create_topics(self.bootstrap, topics, config)
+        create_topics({"bootstrap.servers": self.bootstrap}, topics, config)
 
     def _end_tether(self) -> None:
         assert self._tether is not None
@@ -119,14 +129,17 @@ class Broker(Service):
 
 
 def create_topics(
-    bootstrap: str, topics: Mapping[str, int], config: Mapping[str, str] | None = None
+    client: Mapping[str, str], topics: Mapping[str, int], config: Mapping[str, str] | None = None
 ) -> None:
-    """Create topics (name → partitions) that do not exist yet, and wait until they do."""
+    """Create topics (name → partitions) that do not exist yet, and wait until they do.
+
+    `client` are settings of librdkafka, at least the `bootstrap.servers`.
+    """
     from confluent_kafka import KafkaError, KafkaException
     from confluent_kafka.admin import AdminClient, NewTopic
 
     # Level 2: librdkafka logs a harmless line about its own queue when such a client is freed.
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+    admin = AdminClient({**client, "log_level": 2})
     wanted = [
         NewTopic(name, num_partitions=partitions, replication_factor=1, config=dict(config or {}))
         for name, partitions in topics.items()

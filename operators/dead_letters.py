@@ -6,9 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
+from operators.connection import Connection
 from operators.kafka import MAX_RECORD_BYTES
+from operators.sending import Outgoing, send
 
 PREFIXES = ("__dead_letter.", "__late_event.")
 
@@ -47,14 +49,14 @@ class DeadLetter:
         )
 
 
-def read(bootstrap: str, topic: str, timeout_s: float = 10.0) -> Iterator[DeadLetter]:
+def read(kafka: Connection, topic: str, timeout_s: float = 10.0) -> Iterator[DeadLetter]:
     """Yield the records of `topic` up to its present end, partition by partition.
 
     Nothing is committed: reading again gives the same records.
     """
     consumer = Consumer(
         {
-            "bootstrap.servers": bootstrap,
+            **kafka.client(),
             "group.id": "streamrec-dead-letters-reader",
             "enable.auto.commit": False,
             "fetch.message.max.bytes": MAX_RECORD_BYTES,
@@ -94,41 +96,23 @@ def _read_partition(
             return
 
 
-def resend(bootstrap: str, letters: Iterable[DeadLetter]) -> int:
+def resend(kafka: Connection, letters: Iterable[DeadLetter]) -> int:
     """Send each record to its original topic with its original key, value and headers.
 
     Returns how many were sent; raises `KafkaException` where the broker refused one.
     """
-    refused: list[str] = []
+    count, stray = 0, list[str]()
 
-    def delivered(error: object, message: Message) -> None:
-        if error is not None:
-            refused.append(str(error))
+    def known() -> Iterator[Outgoing]:
+        nonlocal count
+        for letter in letters:
+            count += 1
+            if topic := letter.origin.get("topic"):
+                yield Outgoing(topic, letter.value, letter.key, letter.headers)
+            else:
+                stray.append(f"{letter.partition}:{letter.offset} does not say where it came from")
 
-    producer = Producer(
-        {
-            "bootstrap.servers": bootstrap,
-            "enable.idempotence": True,
-            "message.max.bytes": MAX_RECORD_BYTES,
-            "compression.type": "lz4",
-        }
-    )
-    count = 0
-    for letter in letters:
-        count += 1
-        topic = letter.origin.get("topic")
-        if not topic:
-            refused.append(f"{letter.partition}:{letter.offset} does not say where it came from")
-            continue
-        producer.produce(
-            topic,
-            value=letter.value,
-            key=letter.key,
-            headers=list(letter.headers),
-            on_delivery=delivered,
-        )
-        producer.poll(0)
-    producer.flush()
+    refused = send(kafka, known()) + stray
     if refused:
         raise KafkaException(f"{len(refused)} of {count} records were refused: {refused[0]}")
     return count

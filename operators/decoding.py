@@ -29,6 +29,13 @@ def valid(env: TableEnvironment, decoded: Table) -> Table:
         FROM {decoded} WHERE `decoded`.`reason` IS NULL""")
 
 
+def accepted(env: TableEnvironment, decoded: Table) -> Table:
+    """The records that are valid, as they came, with their `user_id` beside `decoded`."""
+    return env.sql_query(f"""
+        SELECT *, `decoded`.`user_id` AS `user_id`
+        FROM {decoded} WHERE `decoded`.`reason` IS NULL""")
+
+
 def dead_letters(env: TableEnvironment, decoded: Table, stage: str = "decode") -> Table:
     """Invalid records with original bytes, key and headers, their origin and reason as headers."""
     return rejected(

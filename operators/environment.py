@@ -8,15 +8,15 @@ import sysconfig
 from pathlib import Path
 from typing import Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from pyflink.common import Configuration
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from operators.configuration import CONF, ROOT, flattened
+from operators.configuration import CONF, ROOT, overlay, state_folder
 from operators.jars import connector_jar
 from operators.java import java_home
 from operators.ports import HOST, free_port
+from operators.release import released
 
 Mode = Literal["thread", "process"]
 
@@ -27,6 +27,12 @@ _JVM = {
     "latency": "-Xmx2g -XX:+UseParallelGC -XX:TieredStopAtLevel=1",
     "throughput": "-Xmx2g -XX:+UseParallelGC",
 }
+
+# PyFlink submits jobs without looking at config.yaml, which is then the cluster's alone.
+_OF_A_JOB = ("execution.", "pipeline.", "restart-strategy.", "table.")
+
+# `flink run`, or a cluster whose application this is, says where a job runs and who waits for it.
+_BY_FLINK = "PYFLINK_GATEWAY_PORT" in os.environ
 
 
 class Engine(BaseModel):
@@ -41,9 +47,17 @@ class Engine(BaseModel):
     jobmanager: str | None = Field(
         None, description="host:port of a running cluster's REST; null runs inside this process"
     )
+    detached: bool = Field(
+        False, description="on a cluster: leave the job there once it runs, instead of showing it"
+    )
     rest_port: int = Field(0, ge=0, le=65535, description="REST of the local run; 0 = any free")
     checkpoint_dir: str | None = Field(
         None, description="URI of a folder all workers reach; null: in the user's state folder"
+    )
+    code_dir: str | None = Field(
+        None,
+        description="folder all workers reach, for the code of jobs on a cluster; null: in "
+        "the user's state folder",
     )
     checkpoint_interval_s: float = Field(30, gt=0, description="seconds between checkpoints")
     options: dict[str, str] = Field({}, description="further Flink options, applied last")
@@ -54,11 +68,11 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     os.environ["JAVA_HOME"] = str(java_home())
     os.environ["FLINK_CONF_DIR"] = str(CONF)
     os.environ["_python_worker_execution_mode"] = "process"  # noqa: SIM112 (no loopback)
-    os.environ.setdefault("FLINK_LOG_DIR", str(_state_folder() / "log"))
+    os.environ.setdefault("FLINK_LOG_DIR", str(state_folder() / "log"))
     Path(os.environ["FLINK_LOG_DIR"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("FLINK_IDENT_STRING", job)  # names the log file
     os.environ.setdefault("JVM_ARGS", _JVM[engine.profile])
-    os.environ["PYTHONPATH"] = os.pathsep.join(_python_path())
+    os.environ["PYTHONPATH"] = os.pathsep.join(_python_path(ROOT))
     configuration = Configuration()
     for key, value in options(engine, job).items():
         configuration.set_string(key, value)
@@ -68,51 +82,73 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
 
 def mode_of(engine: Engine) -> Mode:
     """The mode in which the profile runs Python: thread (one row) or process (pandas)."""
-    return profile(engine.profile)["python.execution-mode"]  # type: ignore[return-value]
+    return overlay(engine.profile)["python.execution-mode"]  # type: ignore[return-value]
 
 
 def options(engine: Engine, job: str) -> dict[str, str]:
     """Flink's options for `job`: the profile's, then the job's own, then `engine.options`."""
-    checkpoints = engine.checkpoint_dir or (_state_folder() / "checkpoints" / job).as_uri()
     return (
-        profile(engine.profile)
+        {key: value for key, value in overlay("config").items() if key.startswith(_OF_A_JOB)}
+        | overlay(engine.profile)
         | _target(engine)
         | {
-            "pipeline.name": f"streamrec {job}",
+            "pipeline.name": pipeline_name(job),
             "pipeline.jars": connector_jar().as_uri(),
             "parallelism.default": str(engine.parallelism),
-            "execution.checkpointing.dir": checkpoints,
+            "execution.checkpointing.dir": checkpoints(engine, job),
+            "execution.checkpointing.savepoint-dir": savepoints(engine, job),
             "execution.checkpointing.interval": f"{round(engine.checkpoint_interval_s * 1000)} ms",
             "python.executable": sys.executable,
             "python.client.executable": sys.executable,
-            "python.pythonpath": os.pathsep.join(_python_path()),
+            "python.pythonpath": os.pathsep.join(_python_path(_code(engine))),
         }
         | engine.options
     )
 
 
-def profile(name: str) -> dict[str, str]:
-    """The options of `flink-conf/<name>.yaml`, flattened to dotted keys."""
-    return flattened(yaml.safe_load((CONF / f"{name}.yaml").read_text("utf-8")))
+def pipeline_name(job: str) -> str:
+    """The name by which Flink shows the job."""
+    return f"streamrec {job}"
+
+
+def checkpoints(engine: Engine, job: str) -> str:
+    """URI of the folder of the job's checkpoints: those of one run are below its job id."""
+    return engine.checkpoint_dir or (state_folder() / "checkpoints" / job).as_uri()
+
+
+def savepoints(engine: Engine, job: str) -> str:
+    """URI of the folder of the job's savepoints."""
+    return f"{checkpoints(engine, job).rstrip('/')}/savepoints"
 
 
 def _target(engine: Engine) -> dict[str, str]:
+    if _BY_FLINK:
+        return {}
     if engine.jobmanager is None:
         return {
             "execution.target": "local",
             "rest.address": HOST,
             "rest.bind-address": HOST,
             "rest.port": str(engine.rest_port or free_port()),
+            # A run inside this process cannot go on in another: its checkpoints end with it.
+            "execution.checkpointing.externalized-checkpoint-retention": "DELETE_ON_CANCELLATION",
         }
     address, _, port = engine.jobmanager.rpartition(":")
-    return {"execution.target": "remote", "rest.address": address, "rest.port": port}
+    return {
+        "execution.target": "remote",
+        "execution.attached": str(not engine.detached).lower(),
+        "rest.address": address,
+        "rest.port": port,
+    }
 
 
-def _python_path() -> list[str]:
+def _code(engine: Engine) -> Path:
+    """Where workers find this project: on a cluster, a copy that no later edit changes."""
+    if engine.jobmanager is None and not _BY_FLINK:
+        return ROOT
+    return released(Path(engine.code_dir) if engine.code_dir else state_folder() / "code")
+
+
+def _python_path(code: Path) -> list[str]:
     """What workers import from: thread mode knows neither the venv nor editable installs."""
-    return [sysconfig.get_paths()["purelib"], str(ROOT)]
-
-
-def _state_folder() -> Path:
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "streamrec"
+    return [sysconfig.get_paths()["purelib"], str(code)]

@@ -1,4 +1,4 @@
-"""The pinned jars: Flink's Kafka connector and the Kafka broker, fetched once and verified.
+"""The pinned jars: Flink's Kafka connector, the broker, the operator; fetched once and verified.
 
 Coordinates and SHA-256 stand in jars.txt beside this module. A jar is downloaded with jgo, a
 Maven client in pure Python, hashed, and only then moved into the cache: what lies there is whole.
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 LOCK_FILE = Path(__file__).with_name("jars.txt")
-CONNECTOR, BROKER = "connector", "broker"
+GROUPS = CONNECTOR, BROKER, OPERATOR = "connector", "broker", "operator"
 _ATTEMPTS = 3
 _AT_ONCE = 8
 _CERTIFICATES = (  # where Debian, Fedora and SUSE keep them
@@ -69,6 +69,11 @@ def connector_jar() -> Path:
 def broker_jars() -> list[Path]:
     """The class path of the Kafka broker, fetched if it is not in the cache."""
     return provide(BROKER)
+
+
+def operator_jar() -> Path:
+    """The interface of Flink's Kubernetes operator, with the schema of what it takes."""
+    return provide(OPERATOR)[0]
 
 
 def provide(group: str) -> list[Path]:

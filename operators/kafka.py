@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
+from operators.connection import Connection
 from operators.sql import interval, quoted
 from udfs.events import EARLIEST_MS, FIELD_ALIASES, MAX_AHEAD_MS
 
@@ -21,12 +22,9 @@ UNHURRIED = {"fetch.min.bytes": "65536", "fetch.max.wait.ms": "100"}
 """Properties of a source nobody waits for: a request for each event costs more than the event."""
 
 
-class Kafka(BaseModel):
-    """Where the broker is and how the job reads from it."""
+class Kafka(Connection):
+    """Where the brokers are and how the job reads from them."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    bootstrap: str = Field("127.0.0.1:9092", description="host:port[,host:port…] of the brokers")
     group: str = Field("streamrec", min_length=1, description="consumer group, one a job")
     start: Literal["earliest", "latest", "committed"] = Field(
         "committed", description="where a first start reads from; committed falls back to earliest"
@@ -72,7 +70,7 @@ def require_transactions(
     milliseconds = round(delivery.transaction_timeout_s * 1000)
     producer = Producer(
         {
-            "bootstrap.servers": kafka.bootstrap,
+            **kafka.client(),
             "transactional.id": f"{kafka.group}-start",
             "transaction.timeout.ms": milliseconds,
             "log_level": 0,
@@ -135,7 +133,12 @@ def raw_source(
     `properties` are settings of the Kafka consumer; `ranges` (first and last + 1 of the offsets of
     every partition) are read instead of what `kafka` says, and then the table ends.
     """
-    extra = _properties(properties)
+    consumer = {
+        "group.id": kafka.group,
+        "isolation.level": "read_committed",
+        "max.partition.fetch.bytes": str(FETCH_BYTES),
+    }
+    options = _properties(kafka.connector() | consumer | (properties or {}))
     time = ""
     if out_of_order_s is not None:
         time = f""",
@@ -155,9 +158,7 @@ def raw_source(
         ) WITH (
             'connector' = 'kafka',
             'topic' = {quoted(topic)},
-            'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
-            'properties.group.id' = {quoted(kafka.group)},
-            'properties.max.partition.fetch.bytes' = '{FETCH_BYTES}'{extra},
+            {options},
             {start},
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
@@ -178,14 +179,15 @@ def raw_sink(
     `delivery` it is at-least-once. The names of its transactions begin with the consumer group
     and `name`: they must be the same after a restart, and of no other sink.
     """
-    options = ""
+    producer = {"max.request.size": str(MAX_RECORD_BYTES), "compression.type": "lz4"}
+    exactly_once = ""
     if delivery is not None and delivery.delivery == "exactly-once":
         milliseconds = round(delivery.transaction_timeout_s * 1000)
-        properties = {"transaction.timeout.ms": str(milliseconds)} | (properties or {})
-        options = f""",
+        producer["transaction.timeout.ms"] = str(milliseconds)
+        exactly_once = f""",
             'sink.delivery-guarantee' = 'exactly-once',
             'sink.transactional-id-prefix' = {quoted(f"{kafka.group}-{name}")}"""
-    extra = _properties({"compression.type": "lz4"} | (properties or {}))
+    options = _properties(kafka.connector() | producer | (properties or {}))
     env.execute_sql(f"""
         CREATE TEMPORARY TABLE `{name}` (
             `key` BYTES,
@@ -194,8 +196,7 @@ def raw_sink(
         ) WITH (
             'connector' = 'kafka',
             'topic' = {quoted(topic)},
-            'properties.bootstrap.servers' = {quoted(kafka.bootstrap)},
-            'properties.max.request.size' = '{MAX_RECORD_BYTES}'{extra}{options},
+            {options}{exactly_once},
             'key.format' = 'raw', 'key.fields' = 'key',
             'value.format' = 'raw', 'value.fields-include' = 'EXCEPT_KEY'
         )""")
@@ -214,8 +215,5 @@ def _between(ranges: Mapping[int, tuple[int, int]]) -> str:
     )
 
 
-def _properties(properties: dict[str, str] | None) -> str:
-    return "".join(
-        f",\n            'properties.{key}' = {quoted(value)}"
-        for key, value in (properties or {}).items()
-    )
+def _properties(properties: Mapping[str, str]) -> str:
+    return ", ".join(f"'properties.{key}' = {quoted(value)}" for key, value in properties.items())

@@ -7,7 +7,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from operators.jars import broker_jars
@@ -49,16 +49,21 @@ def refuse_taken_port(port: int) -> None:
             ) from error
 
 
-def prepare(directory: Path, port: int) -> list[str]:
-    """Write the settings, format the folder if it is new, and give the command that serves it."""
+def prepare(directory: Path, port: int, options: Mapping[str, str] | None = None) -> list[str]:
+    """Write the settings, format the folder if it is new, and give the command that serves it.
+
+    `options` replace settings, but listeners come beside those that are there.
+    """
     performance = os.environ.get("KAFKA_JVM_PERFORMANCE_OPTS", _PERFORMANCE).split()
     java = [str(find_java().executable), *_HEAP, *performance]
     java += ["-cp", os.pathsep.join(map(str, broker_jars()))]
     java += [f"-Dlog4j2.configurationFile={directory / 'log4j2.properties'}"]
-    directory.mkdir(parents=True, exist_ok=True)
+    # What Kafka unpacks goes with the folder, though its process may be killed.
+    java += [f"-Djava.io.tmpdir={directory / 'tmp'}"]
+    (directory / "tmp").mkdir(parents=True, exist_ok=True)
     (directory / "log4j2.properties").write_text(_LOGGING.format(log=log_file(directory)))
     settings = directory / "server.properties"
-    settings.write_text(_properties(directory, port))
+    settings.write_text(_properties(directory, port, options or {}))
     if not (directory / "data" / "meta.properties").exists():
         _format(java, settings)
     return [*java, "kafka.Kafka", str(settings)]
@@ -74,9 +79,9 @@ def _format(java: list[str], settings: Path) -> None:
         )
 
 
-def _properties(directory: Path, port: int) -> str:
+def _properties(directory: Path, port: int, options: Mapping[str, str]) -> str:
     controller = free_port()
-    settings = {
+    settings: dict[str, object] = {
         "process.roles": "broker,controller",
         "node.id": 1,
         "controller.quorum.voters": f"1@{HOST}:{controller}",
@@ -98,6 +103,9 @@ def _properties(directory: Path, port: int) -> str:
         "group.initial.rebalance.delay.ms": 0,
         "auto.create.topics.enable": "false",  # a misspelt topic is an error, not a new topic
     }
+    for name, value in options.items():
+        beside = f"{settings[name]}," if name in ("listeners", "advertised.listeners") else ""
+        settings[name] = beside + value
     return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 

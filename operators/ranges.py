@@ -8,20 +8,23 @@ from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
 
+from operators.connection import Connection
 from udfs.events import InvalidEventError, decode
 
 _PATIENCE_S = 15.0
 Range = tuple[int, int]  # the first offset and the one after the last
 
 
-def unread(bootstrap: str, topic: str, reached: Mapping[int, int]) -> tuple[dict[int, Range], int]:
+def unread(
+    kafka: Connection, topic: str, reached: Mapping[int, int]
+) -> tuple[dict[int, Range], int]:
     """What was not read of each partition, and how many records the broker deleted unread.
 
     `reached` are the first offsets not read; without one, a partition is read from its beginning.
     The end is that of now: what transactions have not committed yet is left for the next time.
     """
     found, lost = {}, 0
-    with _consumer(bootstrap) as consumer:
+    with _consumer(kafka) as consumer:
         for number in _partitions(consumer, topic):
             low, high = _bounds(consumer, topic, number)
             first = reached.get(number, low)
@@ -30,10 +33,10 @@ def unread(bootstrap: str, topic: str, reached: Mapping[int, int]) -> tuple[dict
     return found, lost
 
 
-def newest_event_time(bootstrap: str, topic: str) -> int | None:
+def newest_event_time(kafka: Connection, topic: str) -> int | None:
     """The newest time, epoch ms, of the last events of all partitions; None if there is none."""
     times = []
-    with _consumer(bootstrap) as consumer:
+    with _consumer(kafka) as consumer:
         for number in _partitions(consumer, topic):
             low, high = _bounds(consumer, topic, number)
             if low < high:
@@ -53,9 +56,9 @@ def _time(message: Any) -> int | None:
 
 
 @contextmanager
-def _consumer(bootstrap: str) -> Iterator[Consumer]:
+def _consumer(kafka: Connection) -> Iterator[Consumer]:
     settings = {
-        "bootstrap.servers": bootstrap,
+        **kafka.client(),
         "group.id": "streamrec-finetune",
         "enable.auto.commit": False,
         "isolation.level": "read_committed",

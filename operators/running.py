@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import threading
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.client import HTTPException
@@ -16,7 +14,11 @@ from urllib.parse import quote
 from pyflink.table import StatementSet, TableEnvironment
 from rich.console import Console
 
-from operators.accounting import COUNTERS
+from operators import rest as flink
+from operators.accounting import COUNTERS, DROPPED, LOST
+
+# What Flink itself counts; told only where it has happened.
+_OF_FLINK = {"failedCommittables": LOST, "numLateRecordsDropped": DROPPED}
 
 
 def run(
@@ -31,7 +33,8 @@ def run(
 
     The counters are told once more at the end, as they stood a second before or when stopped.
     Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
-    has then failed. `once_up` is called when its tasks run.
+    has then failed. `once_up` is called when its tasks run. A job that is not to be waited for
+    (`execution.attached`) is left to its cluster.
     """
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
@@ -40,6 +43,8 @@ def run(
     job_id = str(client.get_job_id())
     console = Console(stderr=True)
     console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
+    if options.get("execution.attached", "true") == "false":
+        return 0
     stopping = _on_stop_signals()
     if once_up is not None and _is_up(rest, job_id, ended, stopping):
         once_up()
@@ -61,7 +66,7 @@ def _is_up(rest: str, job_id: str, ended: Any, stopping: threading.Event) -> boo
     """Wait until the tasks run; False if the job ended before, or is to stop."""
     while not ended.done() and not stopping.wait(0.2):
         with suppress(OSError, HTTPException):  # its REST is not up yet
-            tasks = _get(f"{rest}/jobs/{job_id}")["status-counts"]
+            tasks = flink.get(f"{rest}/jobs/{job_id}")["status-counts"]
             if tasks["RUNNING"] and tasks["RUNNING"] + tasks["FINISHED"] == sum(tasks.values()):
                 return True
     return False
@@ -70,13 +75,13 @@ def _is_up(rest: str, job_id: str, ended: Any, stopping: threading.Event) -> boo
 def _watch(
     console: Console, rest: str, job_id: str, job: str, ended: Any, stopping: threading.Event
 ) -> dict[str, int]:
-    """Show the counters and each restart until the job has ended or is to stop."""
-    said, counts, last = 0, {}, False
+    """Show the counters, each restart and what was lost until the job has ended or is to stop."""
+    said, counts, last, advice = 0, {}, False, ""
     with console.status(f"{job}: starting") as line:
         while not ended.done() and not last:
             last = stopping.wait(1.0)
             try:
-                status = str(_get(f"{rest}/jobs/{job_id}")["state"])
+                status = str(flink.get(f"{rest}/jobs/{job_id}")["state"])
                 counts = counters(rest, job_id)
                 at, why = failure(rest, job_id)
             except (OSError, HTTPException):  # not up yet, too busy, or gone with its job
@@ -84,6 +89,9 @@ def _watch(
             if at > said:
                 console.print(f"{job}: restarts: {root_cause(why)}", markup=False, highlight=False)
                 said = at
+            before, advice = advice, repairing(job, counts)
+            if advice != before:
+                console.print(f"{job}: {advice}", markup=False, highlight=False)
             line.update(f"{job}: {status.lower()}  {summary(counts)}")
     return counts
 
@@ -99,19 +107,33 @@ def summary(counts: Mapping[str, int]) -> str:
 def counters(rest: str, job_id: str) -> dict[str, int]:
     """Sum the counters of streamrec's own functions over all subtasks of a job, by name."""
     sums: dict[str, int] = {}
-    for vertex in _get(f"{rest}/jobs/{job_id}")["vertices"]:
+    for vertex in flink.get(f"{rest}/jobs/{job_id}")["vertices"]:
         base = f"{rest}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        names = [entry["id"] for entry in _get(base) if entry["id"].rpartition(".")[2] in COUNTERS]
-        for name in names:
-            for entry in _get(f"{base}?get={quote(name)}&agg=sum"):
-                short = name.rpartition(".")[2]
-                sums[short] = sums.get(short, 0) + round(entry["sum"])
-    return {name: sums[name] for name in COUNTERS if name in sums}
+        found = [entry["id"] for entry in flink.get(base)]
+        for name in found:
+            short = name.rpartition(".")[2]
+            short = _OF_FLINK.get(short, short)
+            if short in COUNTERS:
+                for entry in flink.get(f"{base}?get={quote(name)}&agg=sum"):
+                    sums[short] = sums.get(short, 0) + round(entry["sum"])
+    rare = _OF_FLINK.values()
+    return {n: sums[n] for n in COUNTERS if n in sums and (sums[n] or n not in rare)}
+
+
+def repairing(job: str, counts: Mapping[str, int]) -> str:
+    """What to do about transactions that were lost; "" if none was."""
+    if LOST not in counts:
+        return ""
+    return (
+        f"the brokers gave up {counts[LOST]} transactions before they were committed: what they "
+        f"held may be missing. `python -m jobs repair {job}` with the job's settings finds and "
+        "writes it"
+    )
 
 
 def failure(rest: str, job_id: str) -> tuple[int, str]:
     """When the job's newest failure was, epoch ms, and its stack trace; (0, "") if none was."""
-    history = _get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+    history = flink.get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
     return (int(history[0]["timestamp"]), str(history[0]["stacktrace"])) if history else (0, "")
 
 
@@ -120,11 +142,6 @@ def root_cause(stacktrace: str) -> str:
     lines = [line.strip() for line in stacktrace.splitlines()]
     causes = [line for line in lines if line and not line.startswith(("at ", "...", "File "))]
     return causes[-1] if causes else stacktrace
-
-
-def _get(url: str) -> Any:
-    with urllib.request.urlopen(url, timeout=5) as response:
-        return json.load(response)
 
 
 def _on_stop_signals() -> threading.Event:

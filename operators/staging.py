@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient
 
 from models.past_events import PastRecord
 from operators.broker import Broker, create_topics
+from operators.connection import Connection
 from operators.kafka import MAX_RECORD_BYTES
 from operators.ranges import Range
 
@@ -28,26 +29,26 @@ _QUEUED = 100_000  # records that may wait to be sent
 
 
 @contextmanager
-def brokers(bootstrap: str) -> Iterator[str]:
-    """The brokers at `bootstrap`; if it is empty, one that ends with the block."""
-    if bootstrap:
-        yield bootstrap
+def brokers(kafka: Connection) -> Iterator[Connection]:
+    """The brokers at `kafka.bootstrap`; if it is empty, one that ends with the block."""
+    if kafka.bootstrap:
+        yield kafka
         return
     with Broker() as broker:
-        yield broker.bootstrap
+        yield Connection(bootstrap=broker.bootstrap)
 
 
 @contextmanager
-def staged(bootstrap: str, partitions: dict[str, int]) -> Iterator[dict[str, str]]:
+def staged(kafka: Connection, partitions: dict[str, int]) -> Iterator[dict[str, str]]:
     """New topics of so many partitions, by the kind of what is in them; deleted afterwards."""
     run = uuid.uuid4().hex[:12]
     names = {kind: f"streamrec-replay-{run}-{kind}" for kind in partitions}
     wanted = {names[kind]: number for kind, number in partitions.items()}
-    create_topics(bootstrap, wanted, _TIMELESS)
+    create_topics(kafka.client(), wanted, _TIMELESS)
     try:
         yield names
     finally:
-        admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})
+        admin = AdminClient({**kafka.client(), "log_level": 2})
         for deleted in admin.delete_topics([*wanted], operation_timeout=30).values():
             deleted.result(timeout=30)
 
@@ -66,7 +67,7 @@ class Feeder(threading.Thread):
     """
 
     def __init__(
-        self, bootstrap: str, topic: str, records: Sequence[PastRecord], speed: float | None
+        self, kafka: Connection, topic: str, records: Sequence[PastRecord], speed: float | None
     ) -> None:
         super().__init__(name="feeder", daemon=True)
         self._topic, self._records, self._speed = topic, records, speed
@@ -74,7 +75,7 @@ class Feeder(threading.Thread):
         self._error: Exception | None = None
         self._producer = Producer(
             {
-                "bootstrap.servers": bootstrap,
+                **kafka.client(),
                 "enable.idempotence": True,  # a retry neither reorders nor repeats
                 "message.max.bytes": MAX_RECORD_BYTES,
                 "queue.buffering.max.messages": _QUEUED,

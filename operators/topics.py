@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from operators.broker import create_topics
@@ -19,21 +20,32 @@ class TopicsError(ValueError):
 
 def require_topics(kafka: Kafka, names: Iterable[str], timeout_s: float = 10.0) -> None:
     """Raise `TopicsError` unless every topic exists, or create those that do not if so set."""
-    admin = AdminClient(
-        {"bootstrap.servers": kafka.bootstrap, "log_level": 0, "log.connection.close": False}
-    )
+    refusals: list[str] = []
+
+    def noted(error: KafkaError) -> None:
+        if error.code() in (KafkaError._AUTHENTICATION, KafkaError._SSL):
+            refusals.append(error.str())
+
+    settings: dict[str, Any] = {"log_level": 0, "log.connection.close": False, "error_cb": noted}
+    admin = AdminClient(kafka.client() | settings)
     try:
         existing = admin.list_topics(timeout=timeout_s).topics
     except KafkaException:
+        admin.poll(0)  # calls `noted`
+        if refusals:
+            raise TopicsError(
+                f"expected to be let in by the brokers at {kafka.bootstrap}; {refusals[0]}. "
+                "Set kafka.security"
+            ) from None
         raise TopicsError(
             f"expected a Kafka broker at {kafka.bootstrap}; none answered within {timeout_s:g} s. "
             "Set kafka.bootstrap, or start one: ./scripts/broker start"
         ) from None
     missing = [name for name in names if name not in existing]
     if missing and kafka.create_topics:
-        create_topics(kafka.bootstrap, dict.fromkeys(missing, NEW_PARTITIONS))
+        create_topics(kafka.client(), dict.fromkeys(missing, NEW_PARTITIONS))
     elif missing:
         raise TopicsError(
-            f"expected the topics {', '.join(missing)} at {kafka.bootstrap}; they do not exist. "
-            "Create them, or set kafka.create_topics=true"
+            f"expected the topics {', '.join(missing)} at {kafka.bootstrap}; they do not exist, "
+            "or may not be seen. Create them, or set kafka.create_topics=true"
         )

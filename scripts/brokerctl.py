@@ -147,7 +147,7 @@ def start_command(port: int, topics: dict[str, int], directory: Path, as_json: b
         sentence = "runs already" if noted else "started"
         noted = noted or start(directory, port)
     if topics:
-        create_topics(noted["bootstrap"], topics)
+        create_topics({"bootstrap.servers": noted["bootstrap"]}, topics)
     seconds = f"in {time.monotonic() - began:.1f} s, folder {directory}"
     _tell(as_json, noted, f"The broker {sentence} on {noted['bootstrap']} ({seconds}).")
 

@@ -140,7 +140,7 @@ class Preparation:
         if all(jar.is_whole() for jar in jars.pinned()):
             return
         fetch = "from operators import jars\n"
-        fetch += "try:\n    jars.provide(jars.CONNECTOR), jars.provide(jars.BROKER)\n"
+        fetch += "try:\n    [jars.provide(group) for group in jars.GROUPS]\n"
         fetch += "except jars.JarError as error:\n    raise SystemExit(f'streamrec: {error}')"
         if subprocess.run([self.python, "-c", fetch], env=_environment()).returncode != 0:
             raise SetUpError("set-up stopped: the jars are not complete.")

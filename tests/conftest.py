@@ -8,12 +8,21 @@ import pytest
 from hypothesis import settings
 
 from operators.broker import Broker
+from tests.canaries import screens_and_logs, sung
 
 if TYPE_CHECKING:
     from models.fitting import Slices
 
 settings.register_profile("no deadline", deadline=None)  # a busy machine makes nothing wrong
 settings.load_profile("no deadline")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_sings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """After all tests: no user of theirs and no secret stands in a log or on a screen."""
+    yield
+    told = sung(screens_and_logs(tmp_path_factory.getbasetemp()))
+    assert not told, f"{len(told)} lines tell of users or secrets: {told[:3]}"
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psutil
 from confluent_kafka import (
     Consumer,
     KafkaError,
@@ -24,6 +25,7 @@ from confluent_kafka import (
 from operators.kafka import MAX_RECORD_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
+JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # soon up, and many on few cores; not fast
 Headers = list[tuple[str, bytes | None]]
 T = TypeVar("T")
 PATIENCE_S = 30
@@ -162,7 +164,7 @@ def job(name: str, *settings: str) -> list[str]:
 def environment(state: Path) -> dict[str, str]:
     """The environment of a job process that keeps its state and logs in `state`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("STREAMREC_", "FLINK_"))}
-    return kept | {"XDG_STATE_HOME": str(state)}
+    return {"JVM_ARGS": f"-Xmx2g {JVM}"} | kept | {"XDG_STATE_HOME": str(state)}
 
 
 def completed(
@@ -209,6 +211,15 @@ def running(state: Path, name: str, *settings: str) -> Iterator[subprocess.Popen
             process.wait(60)
 
 
+def python_workers(pid: int) -> list[int]:
+    """The process ids of the Python workers that Flink started below process `pid`."""
+    return [
+        child.pid
+        for child in psutil.Process(pid).children(recursive=True)
+        if "python" in child.name() and any("beam_boot" in word for word in child.cmdline())
+    ]
+
+
 def screen(state: Path, name: str) -> Path:
     """The file with what a job of `running` wrote to the screen."""
     return state / f"{name}.out"
@@ -223,6 +234,11 @@ def last_words(state: Path, lines: int = 40) -> str:
         if any(mark in line for mark in (" ERROR ", " WARN ", "Caused by", "switched from"))
     ]
     return "\n".join(["", "Flink's last words:", *told[-lines:]])
+
+
+def now_ms() -> int:
+    """Epoch milliseconds, as brokers stamp records."""
+    return int(time.time() * 1000)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float, what: str, pause: float = 0.5) -> None:

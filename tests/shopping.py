@@ -12,6 +12,7 @@ from pathlib import Path
 from models.bundle import Bundle
 from models.loading import load_bundle
 from models.recommender import Recommender, Settings
+from tests.canaries import USER
 from tests.kafka import Record
 from udfs.events import INTERACTIONS, InvalidEventError, decode, to_text
 from udfs.recommend import Answer, Answering, Rules, Tally
@@ -51,13 +52,13 @@ def shopping(
             "event_id": f"e-{seed}-{number}",
             "event_type": draw.choices(TYPES, [9, 9, 6, 2, 2, 1, 1, 1, 1])[0],
             "event_time": clock[user] - lag,
-            "user_id": f"user-{user}",
+            "user_id": f"{USER}-{user}",
             "items": [
                 {"item_id": draw.choice(pool), "price": draw.randrange(1, 900) / 100}
                 for _ in range(draw.choice([1, 1, 1, 3]))
             ],
         }
-        record = Record(json.dumps(event).encode(), f"user-{user}".encode(), [("trace", b"t")])
+        record = Record(json.dumps(event).encode(), f"{USER}-{user}".encode(), [("trace", b"t")])
         sent.append(record)
         if draw.random() < 0.03:
             sent.append(record)  # a producer's retry: the same event_id again

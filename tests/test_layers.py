@@ -11,7 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 WITH_FLINK = {"udfs.flink"}  # of udfs and models; the whole of jobs and operators may
-NO_FLINK_NEEDED = ("operators.dead_letters", "operators.broker", "operators.cluster")
+NO_FLINK_NEEDED = (
+    "operators.dead_letters",
+    "operators.broker",
+    "operators.cluster",
+    "operators.release",
+    "operators.remote",
+)
 
 
 def modules(*folders: str) -> list[str]:

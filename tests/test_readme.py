@@ -65,11 +65,15 @@ TRAIN = "tests/jobs/test_train.py::test_training_ends_with_a_bundle_that_loads_a
 # CI sets up `dev`, which holds `train`.
 SETUP = "tests/scripts/test_setup.py::test_a_larger_set_serves_for_a_smaller_one"
 LIVE = "tests/jobs/simulate/test_simulate.py::def loop(broker: Broker"
-CLUSTER = "tests/jobs/test_recovery.py::test_a_taskmanager_killed_during_a_swap_loses_no_list"
+CLUSTER = "tests/jobs/test_cluster.py::test_a_job_on_a_cluster_keeps_its_state_through_all"
 
 FINETUNE = "tests/jobs/test_finetune.py::test_what_came_is_learned_judged_promoted_and_announced"
 EVERY = "tests/jobs/test_finetune.py::test_how_often_is_an_option_that_must_be_a_time"
-REPLAY = "tests/jobs/test_replay.py::test_source_target_profile_slots_and_pace_change_no_byte"
+REPLAY = (
+    "tests/jobs/test_replay.py::test_source_target_profile_slots_pace_and_a_kill_change_no_byte"
+)
+REPAIR = "tests/jobs/test_repair.py::test_sessions_that_should_be_there_are_written"
+SCENARIO = "tests/test_faults.py::test_what_is_quick_to_break_holds"
 COMPARE = "tests/jobs/test_replay.py::test_compare_replays_what_is_not_replayed"
 OPEN_DATA = (
     "--set source.format=online_retail "
@@ -95,8 +99,20 @@ RUN_BY = {
     "--set engine.profile=throughput": RECOMMEND,
     f"{PYTHON} recommend --set bundle=bundles/bundle-0123456789": RECOMMEND,
     f"{PYTHON} recommend --set registry=registry": "tests/jobs/test_swap.py::registry=",
-    f"{PYTHON} recommend --set engine.jobmanager=flink.example:8081 "
-    "--set engine.checkpoint_dir=file:///mnt/checkpoints": CLUSTER,
+    "./scripts/cluster start --taskmanagers 2 --ha": CLUSTER,
+    "./scripts/cluster status": CLUSTER,
+    "./scripts/cluster stop": CLUSTER,
+    f"{PYTHON} recommend --target cluster": CLUSTER,
+    f"{PYTHON} cluster status": CLUSTER,
+    f"{PYTHON} cluster rescale recommend 2": CLUSTER,
+    f"{PYTHON} cluster stop recommend --savepoint": CLUSTER,
+    f"{PYTHON} cluster resume recommend": CLUSTER,
+    f"{PYTHON} recommend --target cluster --set engine.jobmanager=flink.example:8081 "
+    "--set engine.checkpoint_dir=file:///mnt/checkpoints "
+    "--set engine.code_dir=/mnt/code": CLUSTER,
+    "FLINK_CONF_DIR=$PWD/flink-conf $FLINK/bin/flink run -d -m 127.0.0.1:8081 "
+    "-pyexec $PWD/.venv/bin/python -pyclientexec $PWD/.venv/bin/python "
+    "-pym jobs sessions": "tests/jobs/test_cluster.py::project.flink_run(rest",
     f"{PYTHON} sessions --set {KAFKA}": "tests/jobs/test_sessions.py::"
     "test_the_job_closes_the_sessions_that_the_rule_closes",
     f"{PYTHON} feedback": "tests/jobs/test_feedback.py::"
@@ -130,6 +146,9 @@ RUN_BY = {
     f"{PYTHON} compare before.yaml after.yaml --report compare.html": "tests/jobs/"
     "test_compare.py::test_settings_files_are_sides",
     f"{PYTHON} finetune --every 15m": EVERY,
+    f"{PYTHON} repair recommend": REPAIR,
+    "./scripts/faults --list": 'tests/test_faults.py::faults, ["--list"]',
+    "./scripts/faults taskmanager_kill broker_pause": SCENARIO,
 }
 """Command as the README has it → FILE::TEXT, where FILE runs it and holds TEXT."""
 

@@ -21,6 +21,7 @@ from jobs.demo.score import Score, Shown, misfits, missing_values
 from jobs.demo.services import Services
 from jobs.demo.traffic import RankedMessage, Reader, Sender, sizes
 from operators.accounting import OUTCOMES
+from operators.connection import Connection
 from operators.dead_letters import DeadLetter, read
 
 TOPICS = {"user-events": 4, "recommendations": 4, "dead-letters": 1}
@@ -152,7 +153,7 @@ class DemoRun:
             return not found and self.score.lists == len(self.score.records)
 
         self._wait(settled, SETTLE_SECONDS)
-        letters = list(read(bootstrap, "dead-letters"))
+        letters = list(read(Connection(bootstrap=bootstrap), "dead-letters"))
         found += self._unanswered() + self._changed(letters)
         reasons = Counter(letter.origin.get("reason", "") for letter in letters)
         return self._result(counters) | {

@@ -18,7 +18,7 @@ from typing import Any
 from confluent_kafka import KafkaException
 from rich.console import Console
 
-from jobs.recommend import Answers, Past, RecommendSettings, answer, served
+from jobs.recommend import CLOCKLESS, Answers, Past, RecommendSettings, answer, served
 from jobs.replay.output import Replayed, report, written
 from jobs.replay.settings import ReplaySettings
 from jobs.report import require_matplotlib
@@ -44,6 +44,7 @@ from models.registry import Registry
 from models.serving import Serving
 from models.storage import Folder
 from operators.broker import BrokerError
+from operators.connection import Connection
 from operators.dead_letters import read as read_letters
 from operators.kafka import Kafka
 from operators.staging import Feeder, brokers, ranges_of, staged
@@ -52,8 +53,6 @@ from udfs.events import rfc3339
 
 OPTIONS = {"report": "HTML file that says how good the lists were"}
 """Settings that are options of the command line as well."""
-
-_NEVER_S = 1e9  # the wall clock must not change an answer: no poll, no budget, no time to live
 
 
 class ReplayError(ValueError):
@@ -71,8 +70,8 @@ def main(settings: ReplaySettings) -> int:
         with console.status("replay: reading the history"):
             records = history(settings)
         console.print(f"replay: {len(records):,} records, {span(records)}", highlight=False)
-        with brokers(settings.bootstrap) as bootstrap, spooled() as spool:
-            found = replay(settings, bootstrap, records, spool)
+        with brokers(settings) as kafka, spooled() as spool:
+            found = replay(settings, kafka, records, spool)
             summary: dict[str, Any] = {"records": len(records)}
             if settings.output:
                 summary |= written(settings.output, records, spool, found, console)
@@ -83,7 +82,7 @@ def main(settings: ReplaySettings) -> int:
 
 
 def replay(
-    settings: ReplaySettings, bootstrap: str, records: list[PastRecord], spool: Spool
+    settings: ReplaySettings, kafka: Connection, records: list[PastRecord], spool: Spool
 ) -> Replayed:
     """Answer the records; the lists come into `spool`, if they are to be written to a file.
 
@@ -91,14 +90,14 @@ def replay(
     """
     partitions = max(PARTITIONS, 1 + max(record.partition for record in records))
     kinds = {"events": partitions} | ({"lists": PARTITIONS, "dead": 1} if settings.output else {})
-    with staged(bootstrap, kinds) as topics:
-        feeder = Feeder(bootstrap, topics["events"], records, settings.speed)
+    with staged(kafka, kinds) as topics:
+        feeder = Feeder(kafka, topics["events"], records, settings.speed)
         ranges = ranges_of(records, partitions)
         past = Past(ranges, settings.out_of_order_s, feeder.start if settings.speed else None)
         try:
             if not settings.speed:  # what is paced waits for the job
                 feeder.start()
-            code = answer(as_live(settings, bootstrap, topics), "replay", past)
+            code = answer(as_live(settings, kafka, topics), "replay", past)
         finally:
             interruptible()  # the job had its own way to stop
             feeder.finish()
@@ -107,37 +106,40 @@ def replay(
         if not settings.output:
             return Replayed([], 0)
         acting, other = acting_bundle(settings), 0
-        for message in messages(bootstrap, topics["lists"], "earliest", "latest"):
+        for message in messages(kafka.client(), topics["lists"], "earliest", "latest"):
             made = spool.add(message.value())
             other += made["bundle_version"] != acting(made["event_time"])
-        letters = read_letters(bootstrap, topics["dead"])
+        letters = read_letters(kafka, topics["dead"])
         dead = {(each.origin["partition"], each.origin["offset"]): each for each in letters}
         return Replayed([*dead.values()], other)  # one that came again after a failure counts once
 
 
 def as_live(
-    settings: ReplaySettings, bootstrap: str, topics: Mapping[str, str] | None = None
+    settings: ReplaySettings, kafka: Connection, topics: Mapping[str, str] | None = None
 ) -> RecommendSettings:
     """The same answers by the recommend job, which no clock disturbs."""
     topics = topics or {}
     return RecommendSettings(
         **{name: getattr(settings, name) for name in Answers.model_fields},
-        kafka=Kafka(bootstrap=bootstrap, group=topics.get("events", "replay"), bounded=True),
+        kafka=_job(kafka, group=topics.get("events", "replay"), bounded=True),
         engine=settings.engine,
         events_topic=topics.get("events", ""),
         recommendations_topic=topics.get("lists", settings.recommendations_topic),
         dead_letters_topic=topics.get("dead", settings.dead_letters_topic),
-        poll_s=_NEVER_S,
-        budget_ms=_NEVER_S,
-        state_ttl_s=_NEVER_S,
+        **CLOCKLESS,
     )
+
+
+def _job(kafka: Connection, **options: Any) -> Kafka:
+    """The same connection as that of a job."""
+    return Kafka(**{name: getattr(kafka, name) for name in Connection.model_fields}, **options)
 
 
 def check(settings: ReplaySettings) -> None:
     """Raise what would stop the replay later: no sound bundle, no topics."""
-    Serving(served(as_live(settings, settings.bootstrap)), Ranking())
+    Serving(served(as_live(settings, settings)), Ranking())
     if not settings.output:
-        kafka = Kafka(bootstrap=settings.bootstrap, create_topics=settings.create_topics)
+        kafka = _job(settings, create_topics=settings.create_topics)
         require_topics(kafka, (settings.recommendations_topic, settings.dead_letters_topic))
 
 
@@ -145,7 +147,7 @@ def history(settings: ReplaySettings) -> list[PastRecord]:
     """The records that are to be replayed, in order; raises ReplayError if there are none."""
     source = settings.source
     if source.format == "kafka":
-        records = past_range(**source.kafka.model_dump())
+        records = past_range(*source.kafka.range())
     elif not source.path:
         raise ReplayError("expected a file or folder; set `source.path`")
     elif source.format == "messages":
@@ -167,7 +169,7 @@ def history(settings: ReplaySettings) -> list[PastRecord]:
 
 def acting_bundle(settings: ReplaySettings) -> Callable[[int], str]:
     """Which version the history of the registry says acts on an event of a time, epoch ms."""
-    live = served(as_live(settings, ""))
+    live = served(as_live(settings, settings))
     base = read_manifest(Folder.at(live.bundle))[0]["bundle_version"]
     past = Registry(live.registry).history() if live.registry else History()
 

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from jobs.recommend import Answers
 from jobs.sources import EventColumns, EventSource
 from models.list_files import SUFFIXES
+from operators.connection import Connection
 from operators.environment import Engine
 
 
@@ -31,7 +32,7 @@ class PastSource(EventSource):
     columns: PastColumns = PastColumns()
 
 
-class ReplaySettings(Answers):
+class ReplaySettings(Answers, Connection):
     """Settings of the replay job."""
 
     source: PastSource = PastSource()

@@ -37,7 +37,7 @@ class LiveRun:
         self.refused: list[str] = []  # events that Kafka did not take, with the reason
         self._decode = msgspec.json.Decoder(Offer).decode
         self._encode = msgspec.json.Encoder().encode
-        common = {"bootstrap.servers": settings.kafka.bootstrap, "log_level": 2}
+        common = settings.kafka.client() | {"log_level": 2}
         self._producer = Producer(
             {
                 **common,

@@ -10,14 +10,14 @@ from jobs.settings import Settings, SettingsError
 from jobs.simulate.crowd import Clock, Crowd
 from jobs.simulate.population import Drift, Population, Shopping
 from jobs.simulate.tastes import Tastes, bundle_tastes, synthetic_tastes
+from operators.connection import Connection
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-class Broker(Settings):
+class Broker(Connection):
     """Where the topics are."""
 
-    bootstrap: str = Field("127.0.0.1:9092", description="host:port[,host:port…] of the brokers")
     create_topics: bool = Field(
         False, description="create missing topics, with 4 partitions and no replica"
     )

@@ -17,8 +17,6 @@ from typing import Any
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from jobs.feedback import FeedbackSettings, main
-from jobs.settings import SettingsError, load
 from operators.broker import Broker
 from operators.ports import free_port
 from tests.feedback import (
@@ -36,8 +34,7 @@ from tests.feedback import (
     truth,
 )
 from tests.jobs.test_accounting import counted
-from tests.jobs.test_recovery import python_workers
-from tests.kafka import Record, read, run_to_end, running, screen, send, wait_for
+from tests.kafka import Record, python_workers, read, run_to_end, running, screen, send, wait_for
 from tests.malformed import malformed
 
 KINDS = ("events", "recommendations", "feedback", "late_events", "dead_letters")
@@ -373,19 +370,3 @@ def counts(run: Streamed) -> dict[str, int]:
         ),
         "late": late,
     }
-
-
-@pytest.mark.parametrize(
-    ("override", "said"),
-    [
-        ("transaction_timeout_s=3600", "refuses transactions of 3600 s"),
-        ("engine.checkpoint_interval_s=600", "a checkpoint comes every 600 s"),
-    ],
-)
-def test_transactions_that_cannot_work_are_refused_before_the_start(
-    broker: Broker, override: str, said: str
-) -> None:
-    overrides = options(broker, "f-refused", "delivery=exactly-once", override)
-    with pytest.raises(SettingsError, match="feedback was not started") as refusal:
-        main(load(FeedbackSettings, "feedback", overrides=overrides, environ={}))
-    assert said in str(refusal.value)

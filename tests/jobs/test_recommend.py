@@ -22,9 +22,11 @@ from tests.kafka import (
     wait_for,
 )
 from tests.malformed import malformed
-from tests.shopping import decision, expected, shopping, starter
+from tests.shopping import START_MS, decision, expected, shopping, starter
 
 RUNS = {"latency": 1, "throughput": 2}  # profile → slots
+NAMES = ("\x00", "\x1e", "\x1f\x7f", "a,b", '"\\', "😀", "u😀\u2028", "ü\uffff", "null", " ")
+"""Of users and events: all valid, and all of characters that text on its way may be cut at."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Traffic:
 def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic:
     bundle = starter()
     good = shopping(seed=7, users=25, events=1200, items=bundle.catalogue.item_ids[:400])
+    good += [named(f"{name}{number}", name) for number in range(3) for name in NAMES]
     bad = [
         Record(value, f"bad-{number}".encode(), [("case", str(number).encode())])
         for number, (_, value) in enumerate(malformed())
@@ -77,6 +80,12 @@ def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic
     return Traffic(good, bad_sent, expected(bundle, good, now), lists, dead, screens)
 
 
+def named(event: str, user: str) -> Record:
+    told = {"event_id": event, "event_type": "view_item", "event_time": START_MS, "user_id": user}
+    value = json.dumps({**told, "item_id": "85123A"}).encode()
+    return Record(value, user.encode(), [("trace", b"t")])
+
+
 @pytest.mark.parametrize("profile", RUNS)
 def test_the_job_decides_what_the_engine_free_function_decides(
     traffic: Traffic, profile: str
@@ -84,6 +93,14 @@ def test_the_job_decides_what_the_engine_free_function_decides(
     decisions = [decision(record.value or b"") for record in traffic.lists[profile]]
     assert len(decisions) == len(traffic.decisions)
     assert {d["recommendation_id"]: d for d in decisions} == traffic.decisions
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_users_of_any_name_are_answered_under_it(traffic: Traffic, profile: str) -> None:
+    keys = {
+        decision(record.value or b"")["user_id"]: record.key for record in traffic.lists[profile]
+    }
+    assert [keys.get(name) for name in NAMES] == [name.encode() for name in NAMES]
 
 
 def test_both_profiles_and_any_number_of_slots_give_identical_lists(traffic: Traffic) -> None:

@@ -1,9 +1,11 @@
-"""One history, replayed from Kafka and from files, in both profiles, with a swap, at two paces."""
+"""One history, replayed from Kafka and from files, in both profiles, with a swap and a kill."""
 
 from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
 import subprocess
 from dataclasses import dataclass
 from operator import itemgetter
@@ -27,6 +29,7 @@ from tests.kafka import (
     environment,
     job,
     last_words,
+    python_workers,
     read,
     send,
     wait_for,
@@ -109,7 +112,7 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
     )
     assert done.returncode == 0, done.stderr[-3000:] + last_words(folder)
     assert json.loads(done.stdout) == {"records": len(records)}
-    summary = paced(
+    summary = killed(
         broker,
         folder,
         job(
@@ -129,9 +132,9 @@ def replays(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Replays
     return Replays(folder, records, decisions, summary, broker.bootstrap)
 
 
-def paced(broker: Broker, folder: Path, command: list[str], lists: int) -> dict:
-    """Run a replay, see lists while it goes on, and wait for its end."""
-    screen = folder / "paced.out"
+def killed(broker: Broker, folder: Path, command: list[str], lists: int) -> dict:
+    """Run a paced replay, kill one of its Python workers meanwhile, and wait for its end."""
+    screen = folder / "killed.out"
     admin = AdminClient({"bootstrap.servers": broker.bootstrap})
 
     def topic() -> str | None:
@@ -153,13 +156,15 @@ def paced(broker: Broker, folder: Path, command: list[str], lists: int) -> dict:
             wait_for(lambda: topic() is not None, PATIENCE_S, "the topic of the lists")
             reader = Reader(broker.bootstrap, topic() or "")
             wait_for(lambda: len(reader.read()) > 0, PATIENCE_S, "the first list", 0.1)
+            os.kill(python_workers(process.pid)[0], signal.SIGKILL)
             before = len(reader.read())
             reader.close()
             said, _ = process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
     assert process.returncode == 0, screen.read_text()[-3000:] + last_words(folder)
-    assert before < lists, "it was not paced"
+    assert before < lists, "the kill was not in the middle"
+    assert "restarts:" in screen.read_text()
     return json.loads(said)
 
 
@@ -186,7 +191,7 @@ def test_every_event_is_answered_as_the_engine_free_function_does_by_the_bundle_
     assert replays.summary["other_bundle"] == 0
 
 
-def test_source_target_profile_slots_and_pace_change_no_byte(
+def test_source_target_profile_slots_pace_and_a_kill_change_no_byte(
     replays: Replays, tmp_path: Path
 ) -> None:
     one, other = (

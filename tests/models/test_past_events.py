@@ -125,7 +125,7 @@ def test_a_range_of_a_topic_is_merged_by_time_and_keeps_the_order_of_each_partit
         )
     producer.produce(topic, None, None, 1, timestamp=T + 60)
     producer.flush()
-    records = past_range(broker.bootstrap, topic, "earliest", "latest")
+    records = past_range({"bootstrap.servers": broker.bootstrap}, topic, "earliest", "latest")
     names = [event.event_id for _, event in events_of(records)]
     assert names == ["a", "c", "b", "late", "d"]
     assert [(r.partition, r.number) for r in records] == [
@@ -142,7 +142,9 @@ def test_a_range_of_a_topic_is_merged_by_time_and_keeps_the_order_of_each_partit
         b"k",
     )
     assert records[-1].value is None
-    assert [r.number for r in past_range(broker.bootstrap, topic, "1", "2")] == [1, 1]
+    assert [
+        r.number for r in past_range({"bootstrap.servers": broker.bootstrap}, topic, "1", "2")
+    ] == [1, 1]
 
 
 def test_the_open_data_are_baskets() -> None:

@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 from models.event_range import messages
 from models.past_events import PastRecord
 from operators.broker import Broker
+from operators.connection import Connection
 from operators.staging import Feeder, ranges_of, staged
 
 T = 1_322_700_000_000
@@ -23,12 +24,13 @@ RECORDS = [
 
 
 def test_records_arrive_in_order_as_they_were_and_the_topic_is_deleted(broker: Broker) -> None:
-    with staged(broker.bootstrap, {"events": 3}) as topics:
-        feeder = Feeder(broker.bootstrap, topics["events"], RECORDS, None)
+    kafka = Connection(bootstrap=broker.bootstrap)
+    with staged(kafka, {"events": 3}) as topics:
+        feeder = Feeder(kafka, topics["events"], RECORDS, None)
         feeder.start()
         feeder.join()
         feeder.finish()
-        found = [*messages(broker.bootstrap, topics["events"], "earliest", "latest")]
+        found = [*messages(kafka.client(), topics["events"], "earliest", "latest")]
     by_partition = sorted(found, key=lambda each: each.partition())
     assert [each.value() for each in by_partition] == [None, b"first", b"late", b"last"]
     assert [each.timestamp()[1] for each in by_partition] == [4_000_000_000_000, T + 7, T, T]
@@ -41,22 +43,24 @@ def test_records_arrive_in_order_as_they_were_and_the_topic_is_deleted(broker: B
 
 @pytest.mark.parametrize(("speed", "seconds"), [(2.0, 0.3), (0.5, 1.2)])
 def test_a_pace_is_kept(broker: Broker, speed: float, seconds: float) -> None:
-    with staged(broker.bootstrap, {"events": 2}) as topics:
-        feeder = Feeder(broker.bootstrap, topics["events"], RECORDS, speed)
+    kafka = Connection(bootstrap=broker.bootstrap)
+    with staged(kafka, {"events": 2}) as topics:
+        feeder = Feeder(kafka, topics["events"], RECORDS, speed)
         began = time.monotonic()
         feeder.start()
         feeder.join()
         assert seconds <= time.monotonic() - began < seconds + 1
         feeder.finish()
-        assert len([*messages(broker.bootstrap, topics["events"], "earliest", "latest")]) == 4
+        assert len([*messages(kafka.client(), topics["events"], "earliest", "latest")]) == 4
 
 
 def test_what_the_brokers_refuse_is_told(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     raised: list[int] = []
     monkeypatch.setattr("signal.raise_signal", raised.append)
-    with staged(broker.bootstrap, {"events": 1}) as topics:
+    kafka = Connection(bootstrap=broker.bootstrap)
+    with staged(kafka, {"events": 1}) as topics:
         wrong = [PastRecord(T, 5, 0, b"u", b"x", T, [])]  # there is no partition 5
-        feeder = Feeder(broker.bootstrap, topics["events"], wrong, None)
+        feeder = Feeder(kafka, topics["events"], wrong, None)
         feeder.start()
         feeder.join()
         with pytest.raises(KafkaException):

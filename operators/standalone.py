@@ -1,0 +1,170 @@
+"""How the processes of a standalone Flink cluster are configured, launched and explained."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http.client import HTTPException
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from operators import rest
+from operators.configuration import CONF, overlay, state_folder
+from operators.java import java_home
+from operators.ports import HOST
+
+START_SECONDS = 180  # all processes start at once, on a busy machine it takes minutes
+_CAUSE = re.compile(r"^Caused by: | (?:ERROR|FATAL) ")
+# One server, for clients on this machine; Flink adds the ports a quorum would need.
+_ZOOKEEPER = """\
+dataDir={directory}/zookeeper
+clientPortAddress={host}
+clientPort={port}
+tickTime=1000
+initLimit=10
+syncLimit=5
+admin.enableServer=false
+"""
+
+
+class ClusterError(RuntimeError):
+    """The cluster did not come up; says which process and shows the end of its log."""
+
+
+def default_directory() -> Path:
+    """${XDG_STATE_HOME:-~/.local/state}/streamrec/cluster"""
+    return state_folder() / "cluster"
+
+
+def noted(directory: Path) -> dict[str, Any] | None:
+    """What was noted of the cluster in this folder when it was started, None if none was."""
+    try:
+        note: dict[str, Any] = json.loads((directory / "cluster.json").read_text())
+    except OSError:
+        return None
+    return note
+
+
+def prepare(directory: Path, slots: int, options: Mapping[str, str]) -> None:
+    """Write the configuration that all processes share, and link their jars.
+
+    `options` lie over flink-conf/config.yaml; every process listens on the loopback address only.
+    """
+    shutil.copytree(CONF, directory / "conf", dirs_exist_ok=True)
+    (directory / "tmp").mkdir(exist_ok=True)
+    shared = {
+        "jobmanager.rpc.address": HOST,
+        "rest.address": HOST,
+        "rest.bind-address": HOST,
+        "taskmanager.numberOfTaskSlots": str(slots),
+        "io.tmp.dirs": str(directory / "tmp"),
+    }
+    written = overlay("config") | shared | dict(options)
+    (directory / "conf" / "config.yaml").write_text(yaml.safe_dump(written), "utf-8")
+    _link_libraries(directory / "lib")
+
+
+def high_availability(directory: Path, port: int) -> dict[str, str]:
+    """Options with which JobManagers elect a leader; ZooKeeper is to listen on `port`."""
+    (directory / "conf").mkdir(parents=True, exist_ok=True)
+    zookeeper = _ZOOKEEPER.format(directory=directory, host=HOST, port=port)
+    (directory / "conf" / "zoo.cfg").write_text(zookeeper)
+    return overlay("high-availability") | {
+        "high-availability.zookeeper.quorum": f"{HOST}:{port}",
+        "high-availability.storageDir": (directory / "high-availability").as_uri(),
+    }
+
+
+def program(
+    directory: Path, name: str, options: Mapping[str, str] | None = None
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of a process named ROLE-NUMBER, for instance taskmanager-1.
+
+    Its roles: jobmanager, taskmanager, zookeeper. The command becomes the process itself.
+    """
+    role, home, conf = name.partition("-")[0], flink_home() / "bin", directory / "conf"
+    (directory / name).mkdir(exist_ok=True)
+    given = os.environ.get("JDK_JAVA_OPTIONS", "")
+    environment = os.environ | {
+        "JAVA_HOME": str(java_home()),
+        "FLINK_CONF_DIR": str(conf),
+        "FLINK_LIB_DIR": str(directory / "lib"),
+        "FLINK_LOG_DIR": str(directory / name),
+        "FLINK_PID_DIR": str(directory / name),
+        # Whatever is unpacked goes with the folder, though its process may be killed.
+        "JDK_JAVA_OPTIONS": f'{given} -Djava.io.tmpdir="{directory / "tmp"}"'.lstrip(),
+    }
+    if role == "zookeeper":
+        configuration = ["--zkConfigFile", str(conf / "zoo.cfg"), "--peerId", "1"]
+        command = ["bash", str(home / "flink-console.sh"), role, *configuration]
+        return command, environment | {"JVM_ARGS": "-Xmx256m"}
+    own = [word for key, value in (options or {}).items() for word in ("-D", f"{key}={value}")]
+    return ["bash", str(home / f"{role}.sh"), "start-foreground", *own], environment
+
+
+def wait_for_slots(
+    directory: Path, addresses: Sequence[str], slots: int, alive: Callable[[], bool]
+) -> None:
+    """Wait until every REST tells so many slots; ClusterError if a process ends before."""
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline and alive():
+        if all((_overview(address) or {}).get("slots-total", -1) >= slots for address in addresses):
+            return
+        time.sleep(0.3)
+    logs = sorted([*directory.glob("*.out"), *directory.glob("*/*.log")])
+    raise ClusterError(
+        f"expected {slots} slots within {START_SECONDS} s and no process to end;"
+        " what the logs say:\n" + "\n".join(map(_telling, logs))
+    )
+
+
+def answering(addresses: Sequence[str]) -> str | None:
+    """The first REST that answers for the cluster, be it of the leader or of a standby."""
+    return next((address for address in addresses if _overview(address)), None)
+
+
+def _overview(address: str) -> dict[str, Any] | None:
+    try:
+        overview: dict[str, Any] = rest.get(f"http://{address}/overview")
+    except (OSError, HTTPException):  # not up yet, gone, or no leader is elected
+        return None
+    return overview
+
+
+def _link_libraries(folder: Path) -> None:
+    """Flink's jars and the one that runs Python, which the wheel keeps among the optional.
+
+    Among a job's own jars it would be loaded anew for each job, and PEMJA's native library
+    allows that only once a process.
+    """
+    folder.mkdir(exist_ok=True)
+    for link in folder.iterdir():  # of an earlier start, perhaps of another Flink
+        link.unlink()
+    home = flink_home()
+    for jar in [*home.glob("lib/*.jar"), *home.glob("opt/flink-python-*.jar")]:
+        (folder / jar.name).symlink_to(jar)
+
+
+def _telling(log: Path) -> str:
+    """A log's name, its lines that name a cause, and how it ends.
+
+    A process that fails writes its stack trace first and then much about how it stops.
+    """
+    lines = log.read_text("utf-8", "replace").splitlines()
+    causes = [line for line in lines if _CAUSE.search(line)]
+    return "\n".join([f"{log.parent.name}/{log.name}:", *causes[-5:], *lines[-5:]])
+
+
+def flink_home() -> Path:
+    """The distribution inside the `apache-flink` package."""
+    spec = find_spec("pyflink")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent

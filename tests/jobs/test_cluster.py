@@ -1,0 +1,171 @@
+"""A job on a cluster of processes: its JobManager is killed, it is rescaled, stopped, resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from operators.broker import Broker
+from operators.configuration import CONF
+from operators.java import java_home
+from operators.ports import free_port
+from operators.release import released
+from operators.remote import cancel, newest_checkpoint, running, wait_until_up
+from operators.standalone import flink_home
+from tests.kafka import ROOT, Reader, completed, job, last_words, send, wait_for
+from tests.shopping import decision, expected, shopping, starter
+
+PATIENCE_S = 240  # a busy machine takes minutes to start a job
+PARTS = (0, 60, 120, 180)  # of the events: what comes before and after each of the changes
+
+
+class Project:
+    """The commands of the project, with their state in a folder of their own."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+
+    def cluster(self, *words: str) -> subprocess.CompletedProcess[str]:
+        program = str(ROOT / "scripts" / "clusterctl.py")
+        return completed(self.state, [sys.executable, program, *words], PATIENCE_S)
+
+    def jobs(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return completed(self.state, [sys.executable, "-m", "jobs", *words], 2 * PATIENCE_S)
+
+    def flink_run(self, rest: str, *words: str) -> subprocess.CompletedProcess[str]:
+        python = sys.executable
+        flink = [str(flink_home() / "bin" / "flink"), "run", "-d", "-m", rest, "-pyexec", python]
+        variables = {"FLINK_CONF_DIR": CONF, "FLINK_LOG_DIR": self.state, "JAVA_HOME": java_home()}
+        command = ["env", *(f"{name}={value}" for name, value in variables.items()), *flink]
+        return completed(
+            self.state, [*command, "-pyclientexec", python, "-pym", *words], 2 * PATIENCE_S
+        )
+
+    def status(self) -> dict[str, Any]:
+        (row,) = json.loads(self.well(self.jobs("cluster", "status", "--json")))
+        return row
+
+    def well(self, done: subprocess.CompletedProcess[str]) -> str:
+        assert done.returncode == 0, done.stderr[-4000:] + last_words(self.state)
+        return done.stdout
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; one that has ended may wait for its parent to notice."""
+    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Iterator[Project]:
+    project = Project(tmp_path)
+    yield project
+    project.cluster("stop")
+
+
+@pytest.mark.timeout(1200)
+def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
+    broker: Broker, project: Project
+) -> None:
+    topics = {kind: f"cluster-{kind}" for kind in ("events", "recommendations", "dead_letters")}
+    broker.create_topics(dict.fromkeys(topics.values(), 2))
+    records = shopping(5, 10, PARTS[-1], starter().catalogue.item_ids[:200])[: PARTS[-1]]
+    decisions = expected(starter(), records, int(time.time() * 1000))
+    begun = project.cluster("start", "--ha", "--port", str(free_port()), "--json")
+    told = json.loads(project.well(begun))
+    processes, rest = told["processes"], told["rest"][0]
+    settings = (
+        f"kafka.bootstrap={broker.bootstrap}",
+        "engine.checkpoint_interval_s=1",
+        *(f"{kind}_topic={topic}" for kind, topic in topics.items()),
+    )
+    submitted = job(
+        "recommend",
+        *settings,
+    )[1:] + ["--target", "cluster"]
+    project.well(completed(project.state, [sys.executable, *submitted], 2 * PATIENCE_S))
+    with closing(Reader(broker.bootstrap, topics["recommendations"])) as reader:
+
+        def lists() -> list[dict]:
+            return [decision(record.value or b"") for record in reader.read()]
+
+        def answers(part: int) -> None:
+            """The part is sent, and every event so far has its list."""
+            send(broker.bootstrap, topics["events"], records[PARTS[part] : PARTS[part + 1]])
+            sent = [json.loads(record.value or b"") for record in records[: PARTS[part + 1]]]
+            ids = {event["event_id"] for event in sent}
+            due = {name for name, d in decisions.items() if d["trigger_event_id"] in ids}
+            wait_for(
+                lambda: {d["recommendation_id"] for d in lists()} >= due, PATIENCE_S, "every list"
+            )
+
+        answers(0)
+        topics_of_it = ("kafka.create_topics=true", "events_topic=cluster-events")
+        project.well(project.flink_run(rest, *job("sessions", settings[0], *topics_of_it)[2:]))
+        sessions = running(f"http://{rest}", "streamrec sessions")
+        assert sessions is not None
+        wait_until_up(f"http://{rest}", sessions)
+        cancel(f"http://{rest}", sessions)
+        refused = completed(project.state, [sys.executable, *submitted], PATIENCE_S)
+        assert "runs already" in refused.stderr
+        os.kill(processes["jobmanager-0"], signal.SIGKILL)  # the first, and so the leader
+        assert project.cluster("status").returncode == 1
+        project.well(project.jobs("cluster", "rescale", "recommend", "2"))  # the standby has it
+        assert project.status()["slots"] == 2
+        answers(1)
+        assert "there are 2" in project.jobs("cluster", "rescale", "recommend", "3").stderr
+        project.well(project.jobs("cluster", "stop", "recommend", "--savepoint"))
+        assert project.status()["state"] == "FINISHED"
+        project.well(project.jobs("cluster", "resume", "recommend"))
+        answers(2)
+        project.well(project.jobs("cluster", "stop", "recommend"))  # it has a checkpoint
+        found = lists()
+    assert {d["recommendation_id"]: d for d in found} == decisions
+    assert max(Counter(d["recommendation_id"] for d in found).values()) <= 2
+    project.well(project.cluster("stop"))
+    assert not any(map(is_alive, processes.values()))
+    assert project.cluster("status").returncode == 3
+
+
+def test_a_job_that_nobody_submitted_is_not_stopped_or_resumed(project: Project) -> None:
+    for verb in ("stop", "resume"):
+        done = project.jobs("cluster", verb, "recommend")
+        assert done.returncode == 1
+        assert "recommend was not submitted from here; known: none" in done.stderr
+
+
+def test_without_a_cluster_a_job_says_how_to_start_one(project: Project) -> None:
+    done = project.jobs("recommend", "--target", "cluster")
+    assert done.returncode == 1
+    assert "Start one with ./scripts/cluster start" in done.stderr
+
+
+def test_the_newest_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    for name in ("a/chk-9/_metadata", "a/chk-10/_metadata", "a/chk-11/part", "b/chk-12/_metadata"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    assert newest_checkpoint(tmp_path.as_uri(), "a") == (tmp_path / "a" / "chk-10").as_uri()
+    assert newest_checkpoint(tmp_path.as_uri(), "c") is None
+
+
+def test_the_code_of_a_job_is_a_copy_that_a_later_edit_does_not_change(tmp_path: Path) -> None:
+    module = tmp_path / "checkout" / "models" / "rule.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("GAP = 1")
+    before = released(tmp_path / "code", tmp_path / "checkout")
+    assert released(tmp_path / "code", tmp_path / "checkout") == before
+    module.write_text("GAP = 2")
+    after = released(tmp_path / "code", tmp_path / "checkout")
+    told = [(folder / "models" / "rule.py").read_text() for folder in (before, after)]
+    assert told == ["GAP = 1", "GAP = 2"]
