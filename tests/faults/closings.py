@@ -16,7 +16,7 @@ from operators.running import counters
 from tests.canaries import CANARY, USER
 from tests.faults.readers import committed
 from tests.faults.scenario import Figures
-from tests.faults.stage import PATIENCE_S, Stage
+from tests.faults.stage import PATIENCE_S, Stage, explained
 from tests.kafka import Record, now_ms, send, wait_for
 from udfs.events import decode, to_text
 from udfs.sessions import Closing
@@ -118,7 +118,8 @@ def closings(stage: Stage, name: str, events: str, parallelism: int) -> Iterator
         f"idle_s={IDLE_S}",
     )
     try:
-        yield Closings(stage, name, events, job_id)
+        with explained(stage):
+            yield Closings(stage, name, events, job_id)
     finally:
         cancel(stage.rest, job_id)
 

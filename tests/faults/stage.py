@@ -8,8 +8,9 @@ import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from operators.environment import pipeline_name
 from operators.remote import ENDED, cancel, newest, running
 from operators.running import counters
 from tests.canaries import reasons, screens_and_logs, shown, sung
+from tests.faults.diagnosis import doing
 from tests.faults.flow import Flow
 from tests.faults.readers import Watch, committed, hanging
 from tests.faults.scenario import Figures, Ground
@@ -93,6 +95,17 @@ def stage(
         told = [*shown(made.rest).values(), *screens_and_logs(ground.folder)]
         told += screens_and_logs(ours.directory)
         assert not sung(told), f"users or secrets are told: {sung(told)[:3]}"
+
+
+@contextmanager
+def explained(stage: Stage) -> Iterator[None]:
+    """Should it fail, say what the cluster was doing; jobs must still be there then."""
+    try:
+        yield
+    except AssertionError:
+        with suppress(OSError, HTTPException):  # the fault may be that nobody answers
+            stage.ground.say("\n".join(["it failed while", *doing(stage.rest)]))
+        raise
 
 
 class Run:
@@ -239,8 +252,9 @@ def run(
     started.rate = rate
     try:
         stage.submit("recommend", *started.settings(profile, *more, parallelism=parallelism))
-        started.goes_on()
-        yield started
+        with explained(stage):
+            started.goes_on()
+            yield started
     finally:
         started.close()
 

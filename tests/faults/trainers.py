@@ -32,7 +32,8 @@ class Trainer:
         words = [each for each in settings(broker, folder, "latency") if "registry=" not in each]
         words += [f"registry={registry.root.path}", f"round.finetune.seed={seed}"]
         self.command = job("finetune", "kafka.bounded=true", "kafka.start=earliest", *words)
-        folder.mkdir(parents=True)
+        self.temporary = folder / "tmp"  # of a killed one nobody else clears it
+        self.temporary.mkdir(parents=True)
 
     @property
     def candidates(self) -> list[Path]:
@@ -41,11 +42,16 @@ class Trainer:
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[str]]:
         """The job as a process; whatever it has started ends with it."""
+        places = {
+            "TMPDIR": str(self.temporary),
+            "JDK_JAVA_OPTIONS": f"-Djava.io.tmpdir={self.temporary}",
+        }
         with self.screen.open("w") as output:
             process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env=environment(self.folder),
+                env=environment(self.folder)
+                | {"TMPDIR": str(self.temporary), "JDK_JAVA_OPTIONS": java},
                 stdout=output,
                 stderr=output,
                 text=True,
