@@ -42,10 +42,7 @@ class Trainer:
     @contextmanager
     def running(self) -> Iterator[subprocess.Popen[str]]:
         """The job as a process; whatever it has started ends with it."""
-        places = {
-            "TMPDIR": str(self.temporary),
-            "JDK_JAVA_OPTIONS": f"-Djava.io.tmpdir={self.temporary}",
-        }
+        java = f"-Djava.io.tmpdir={self.temporary}"
         with self.screen.open("w") as output:
             process = subprocess.Popen(
                 self.command,
