@@ -38,8 +38,7 @@ def time_travel(ground: Ground) -> Figures:
                 "the travellers changed the answers to others"
             )
             assert recommend.failures() == 0, recommend.why_it_ended()
-        job.pass_all(now_ms() + 120_000)
-        told |= job.verify()
+        told |= job.verify(now_ms() + 120_000)
         dead, late = ({each.value for each in job.found(t)} for t in (job.dead, job.late))
         assert dead == {each.value for each in travellers if not is_behind(each)}
         assert late <= {each.value for each in travellers if is_behind(each)}, "others are late"
@@ -59,9 +58,8 @@ def _idle(ours: Stage, name: str, slots: int) -> Figures:
     both, then, last = records[:1000], records[1000:3000], records[3000:]
     held = [each for each in then if partition_of(each) == 1]
     with closings(ours, name, f"{name}-in", slots) as job:
-        send(bootstrap, job.events, both[:200])
-        wait_for(lambda: bool(job.closed()), PATIENCE_S, "the first session")
-        Flow(bootstrap, job.events, both[200:], rate).finish()
+        job.warm_up()
+        Flow(bootstrap, job.events, both, rate).finish()
         busy = [each for each in then if partition_of(each) == 0]
         flow = Flow(bootstrap, job.events, busy, rate / 2)
         goal = newest(both) + 1000 * IDLE_S
@@ -74,8 +72,7 @@ def _idle(ours: Stage, name: str, slots: int) -> Figures:
         ours.ground.say(f"now {len(held)} events of the other partition come")
         send(bootstrap, job.events, held)
         Flow(bootstrap, job.events, last, rate).finish()
-        job.pass_all(newest(records) + 60_000)
-        told = job.verify()
+        told = job.verify(newest(records) + 60_000)
         assert told["late"] > 0, "expected a backlog that came too late"
         return told | {"backlog": len(held)}
 
