@@ -12,7 +12,7 @@ from pathlib import Path
 
 from operators.jars import broker_jars
 from operators.java import find_java
-from operators.ports import HOST, free_port
+from operators.ports import HOST, free_port, why_taken
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # above the 1 MiB an event may have, so that it can be refused
 START_SECONDS = 90.0
@@ -38,15 +38,11 @@ class BrokerError(RuntimeError):
 
 def refuse_taken_port(port: int) -> None:
     """Raise BrokerError if something listens on the port already."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((HOST, port))
-        except OSError as error:
-            raise BrokerError(
-                f"port {port} of {HOST} cannot be used ({error.strerror}). "
-                "Stop what listens there, or choose another with --port."
-            ) from error
+    if why := why_taken(port):
+        raise BrokerError(
+            f"port {port} of {HOST} cannot be used ({why}). "
+            "Stop what listens there, or choose another with --port."
+        )
 
 
 def prepare(directory: Path, port: int, options: Mapping[str, str] | None = None) -> list[str]:

@@ -21,19 +21,19 @@ def free_port() -> int:
     below = int(_EPHEMERAL.read_text("ascii").split()[0]) if _EPHEMERAL.exists() else 0
     for _ in range(100 if below > _LEAST else 0):
         port = draw.randrange(_LEAST, below)
-        if is_free(port):
+        if not why_taken(port):
             return port
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
 
 
-def is_free(port: int) -> bool:
-    """Whether nobody listens on this port."""
+def why_taken(port: int) -> str:
+    """Why nobody may listen on this port now; "" if somebody may."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # whoever listened may be gone
         try:
             probe.bind((HOST, port))
-        except OSError:
-            return False
-    return True
+        except OSError as error:
+            return str(error.strerror)
+    return ""

@@ -62,12 +62,17 @@ def wait_until_up(rest: str, job_id: str) -> None:
         if tasks["RUNNING"] and tasks["RUNNING"] == sum(tasks.values()):
             return
         time.sleep(0.3)
-    cause = flink.get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
-    why = cause[0]["stacktrace"].strip() if cause else "nothing has failed yet"
+    why = failure(rest, job_id)[1].strip() or "nothing has failed yet"
     raise RemoteError(
         f"expected the tasks of job {job_id} to run within {START_SECONDS} s; "
         f"it is {job['state'].lower()}: {why}"
     )
+
+
+def failure(rest: str, job_id: str) -> tuple[int, str]:
+    """When the job's newest failure was, epoch ms, and its stack trace; (0, "") if none was."""
+    history = flink.get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+    return (int(history[0]["timestamp"]), str(history[0]["stacktrace"])) if history else (0, "")
 
 
 def stop(rest: str, job_id: str, folder: str) -> str:

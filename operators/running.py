@@ -16,6 +16,7 @@ from rich.console import Console
 
 from operators import rest as flink
 from operators.accounting import COUNTERS, DROPPED, LOST
+from operators.remote import failure
 
 # What Flink itself counts; told only where it has happened.
 _OF_FLINK = {"failedCommittables": LOST, "numLateRecordsDropped": DROPPED}
@@ -129,12 +130,6 @@ def repairing(job: str, counts: Mapping[str, int]) -> str:
         f"held may be missing. `python -m jobs repair {job}` with the job's settings finds and "
         "writes it"
     )
-
-
-def failure(rest: str, job_id: str) -> tuple[int, str]:
-    """When the job's newest failure was, epoch ms, and its stack trace; (0, "") if none was."""
-    history = flink.get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
-    return (int(history[0]["timestamp"]), str(history[0]["stacktrace"])) if history else (0, "")
 
 
 def root_cause(stacktrace: str) -> str:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from background import NOT_RUNNING, as_json, directory_of, only_one_process, tell
 
 from operators.broker import create_topics
+from operators.configuration import state_folder
 from operators.jars import JarError
 from operators.java import JavaMissingError
 from operators.kraft import (
@@ -29,13 +30,11 @@ from operators.kraft import (
 from operators.ports import HOST
 
 STOP_SECONDS = 15.0
-NOT_RUNNING = 3  # as service scripts have it
 
 
 def default_directory() -> Path:
     """${XDG_STATE_HOME:-~/.local/state}/streamrec/broker"""
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "streamrec" / "broker"
+    return state_folder() / "broker"
 
 
 def running(directory: Path) -> dict[str, Any] | None:
@@ -88,27 +87,7 @@ def stop(directory: Path) -> bool:
     return noted is not None
 
 
-@contextlib.contextmanager
-def _only_one_process(directory: Path) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".start.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _tell(as_json: bool, noted: dict[str, Any] | None, sentence: str) -> None:
-    click.echo(json.dumps({"running": noted is not None, **(noted or {})}) if as_json else sentence)
-
-
-_directory = click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
-    default=default_directory,
-    show_default="~/.local/state/streamrec/broker",
-    help="The broker's folder: settings, data and logs.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON object.")
+_directory = directory_of("broker", "settings, data and logs", default_directory)
 
 
 def _topic(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> Any:
@@ -133,11 +112,11 @@ def cli() -> None:
     help="Create this topic too; may be repeated.",
 )  # fmt: skip
 @_directory
-@_json
+@as_json
 def start_command(port: int, topics: dict[str, int], directory: Path, as_json: bool) -> None:
     """Start it and wait until it answers."""
     began = time.monotonic()
-    with _only_one_process(directory):
+    with only_one_process(directory):
         noted = running(directory)
         if noted and noted["bootstrap"] != f"{HOST}:{port}":
             raise BrokerError(
@@ -149,28 +128,28 @@ def start_command(port: int, topics: dict[str, int], directory: Path, as_json: b
     if topics:
         create_topics({"bootstrap.servers": noted["bootstrap"]}, topics)
     seconds = f"in {time.monotonic() - began:.1f} s, folder {directory}"
-    _tell(as_json, noted, f"The broker {sentence} on {noted['bootstrap']} ({seconds}).")
+    tell(as_json, noted, f"The broker {sentence} on {noted['bootstrap']} ({seconds}).")
 
 
 @cli.command(name="stop")
 @_directory
-@_json
+@as_json
 def stop_command(directory: Path, as_json: bool) -> None:
     """Stop it; its data stays in its folder."""
     was_running = stop(directory)
-    _tell(as_json, None, f"The broker {'stopped' if was_running else 'was not running'}.")
+    tell(as_json, None, f"The broker {'stopped' if was_running else 'was not running'}.")
 
 
 @cli.command()
 @_directory
-@_json
+@as_json
 def status(directory: Path, as_json: bool) -> None:
     """Say whether it runs; exit code 0 if so, else 3."""
     noted = running(directory)
     sentence = (
         f"runs on {noted['bootstrap']}, process {noted['pid']}" if noted else "is not running"
     )
-    _tell(as_json, noted, f"The broker of {directory} {sentence}.")
+    tell(as_json, noted, f"The broker of {directory} {sentence}.")
     sys.exit(0 if noted else NOT_RUNNING)
 
 

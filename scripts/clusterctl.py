@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from background import NOT_RUNNING, as_json, directory_of, only_one_process, tell
 
 from operators.java import JavaMissingError
-from operators.ports import HOST, free_port, is_free
+from operators.ports import HOST, free_port, why_taken
 from operators.standalone import (
     ClusterError,
     answering,
@@ -30,7 +30,7 @@ from operators.standalone import (
 )
 
 STOP_SECONDS = 20.0
-NOT_RUNNING, NOT_WHOLE = 3, 1  # as service scripts have it
+NOT_WHOLE = 1
 
 
 def alive(directory: Path, note: dict[str, Any] | None) -> dict[str, int]:
@@ -84,9 +84,9 @@ def start(directory: Path, port: int, taskmanagers: int, slots: int, ha: bool) -
 
 def _configured(directory: Path, port: int, slots: int, ha: bool) -> dict[str, Any]:
     """Write the configuration; returns where each JobManager's REST will answer."""
-    if not is_free(port):
+    if why := why_taken(port):
         raise ClusterError(
-            f"port {port} of {HOST} is taken. "
+            f"port {port} of {HOST} cannot be used ({why}). "
             "Stop what listens there, or choose another with --port."
         )
     options = {"jobmanager.rpc.port": str(free_port()), "rest.port": str(port)}
@@ -144,27 +144,7 @@ def _signal(directory: Path, note: dict[str, Any] | None, names: list[str], numb
                 send(pid, number)
 
 
-@contextlib.contextmanager
-def _only_one_process(directory: Path) -> Iterator[None]:
-    directory.mkdir(parents=True, exist_ok=True)
-    with (directory / ".start.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-def _tell(as_json: bool, note: dict[str, Any] | None, sentence: str) -> None:
-    click.echo(json.dumps({"running": note is not None, **(note or {})}) if as_json else sentence)
-
-
-_directory = click.option(
-    "--dir",
-    "directory",
-    type=click.Path(file_okay=False, path_type=Path, resolve_path=True),
-    default=default_directory,
-    show_default="~/.local/state/streamrec/cluster",
-    help="The cluster's folder: settings, logs, what it keeps.",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Answer with one JSON object.")
+_directory = directory_of("cluster", "settings, logs, what it keeps", default_directory)
 _COUNT = click.IntRange(1, 1024)
 
 
@@ -183,45 +163,45 @@ def cli() -> None:
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
 @_directory
-@_json
+@as_json
 def start_command(
     taskmanagers: int, slots: int, ha: bool, port: int, directory: Path, as_json: bool
 ) -> None:
     """Start it, or what of it has ended, and wait until every slot is there."""
     began = time.monotonic()
-    with _only_one_process(directory):
+    with only_one_process(directory):
         before = alive(directory, noted(directory))
         note = start(directory, port, taskmanagers, slots, ha)
     count = len(note["processes"]) - len(before)
     seconds = f"{count} processes started in {time.monotonic() - began:.1f} s"
     place = f"{taskmanagers * slots} slots on {note['rest'][0]}"
-    _tell(as_json, note, f"The cluster has {place} ({seconds}, folder {directory}).")
+    tell(as_json, note, f"The cluster has {place} ({seconds}, folder {directory}).")
 
 
 @cli.command(name="stop")
 @_directory
-@_json
+@as_json
 def stop_command(directory: Path, as_json: bool) -> None:
     """Stop it. With --ha its jobs go on when it is started again."""
     was_running = stop(directory)
-    _tell(as_json, None, f"The cluster {'stopped' if was_running else 'was not running'}.")
+    tell(as_json, None, f"The cluster {'stopped' if was_running else 'was not running'}.")
 
 
 @cli.command()
 @_directory
-@_json
+@as_json
 def status(directory: Path, as_json: bool) -> None:
     """Say which processes run; exit code 0 if all do, 1 if some have ended, else 3."""
     note = noted(directory)
     found = alive(directory, note)
     if note is None or not found:
-        _tell(as_json, None, f"The cluster of {directory} is not running.")
+        tell(as_json, None, f"The cluster of {directory} is not running.")
         sys.exit(NOT_RUNNING)
     address = answering(note["rest"])
     lines = [f"The cluster of {directory} answers on {address or 'no port'}."]
     for name, pid in note["processes"].items():
         lines.append(f"  {name}: {f'process {pid}' if name in found else 'has ended'}")
-    _tell(as_json, note | {"processes": found, "answers": address}, "\n".join(lines))
+    tell(as_json, note | {"processes": found, "answers": address}, "\n".join(lines))
     sys.exit(0 if len(found) == len(note["processes"]) and address else NOT_WHOLE)
 
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import click
 import numpy as np
-from confluent_kafka import Consumer, KafkaError, TopicPartition
 from throughput import COLD, answer_all, delete, preload
 from traffic import SEED, machine, say
 
+from models.event_range import messages
 from models.loading import load_bundle
 from models.synthetic import write_synthetic_bundle
 from operators.broker import Broker
@@ -82,24 +82,8 @@ def _rate(broker: Broker, topic: str, total: int) -> float:
 
 def _committed(bootstrap: str, topic: str) -> tuple[np.ndarray, set[Any]]:
     """Broker's timestamps, ms, and identities of all that a read_committed reader finds."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": bootstrap,
-            "group.id": "bench",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-        }
-    )
-    partitions = consumer.list_topics(topic, 10).topics[topic].partitions
-    consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
-    times, ids, left = [], set(), set(partitions)
-    while left:
-        for message in consumer.consume(10_000, 1):
-            error = message.error()
-            if error is None:
-                times.append(message.timestamp()[1])
-                ids.add(dict(message.headers() or [])["ce_id"])
-            elif error.code() == KafkaError._PARTITION_EOF:
-                left.discard(message.partition())
-    consumer.close()
+    times, ids = [], set()
+    for message in messages({"bootstrap.servers": bootstrap}, topic, "earliest", "latest"):
+        times.append(message.timestamp()[1])
+        ids.add(dict(message.headers() or [])["ce_id"])
     return np.array(times, np.int64), ids

@@ -8,8 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from operators.remote import free_slots
-from operators.running import failure
+from operators.remote import failure, free_slots
 from tests.faults.scenario import Figures, Ground, scenario
 from tests.faults.stage import PATIENCE_S, RUNS, Run, Stage, python_workers, run, stage
 from tests.kafka import wait_for

@@ -20,7 +20,7 @@ from operators import rest
 from operators.broker import Broker
 from operators.cluster import Cluster
 from operators.environment import pipeline_name
-from operators.remote import ENDED, cancel, newest, running
+from operators.remote import ENDED, cancel, failure, newest, running
 from operators.running import counters
 from tests.canaries import reasons, screens_and_logs, shown, sung
 from tests.faults.diagnosis import doing
@@ -154,9 +154,8 @@ class Run:
         found = newest(self.stage.rest, pipeline_name("recommend"))
         if found is None:
             return "there is no recommend job"
-        told = rest.get(f"{self.stage.rest}/jobs/{found['jid']}/exceptions")["exceptionHistory"]
-        causes = [entry["stacktrace"][:3000] for entry in told["entries"]]
-        return f"recommend is {found['state']}: {causes[:1]}"
+        why = failure(self.stage.rest, found["jid"])[1]
+        return f"recommend is {found['state']}: {why[:3000]}"
 
     def failures(self) -> int:
         """How many times the job has failed, and so was started again."""
