@@ -19,7 +19,7 @@ from operators.environment import Engine, mode_of, table_environment
 from operators.kafka import Delivery, DeliveryError, Kafka, require_transactions
 from operators.running import run
 from operators.sql import cloud_event
-from operators.topics import TopicsError, require_topics
+from operators.topics import TopicsError, require_topics, warn_of_clocks
 from udfs.flink import finishing, revising
 
 
@@ -98,6 +98,7 @@ def main(settings: FeedbackSettings) -> int:
     try:
         require_topics(settings.kafka, [*sources, *sinks])
         require_transactions(settings.kafka, settings, settings.engine.checkpoint_interval_s)
+        warn_of_clocks(settings.kafka, sources)
     except (TopicsError, DeliveryError) as error:
         raise SettingsError(f"feedback was not started: {error}") from None
     env = table_environment(settings.engine, "feedback")

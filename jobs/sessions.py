@@ -17,7 +17,7 @@ from operators.environment import Engine, mode_of, table_environment
 from operators.kafka import Delivery, DeliveryError, Kafka, require_transactions
 from operators.running import run
 from operators.sql import cloud_event
-from operators.topics import TopicsError, require_topics
+from operators.topics import TopicsError, require_topics, warn_of_clocks
 from udfs.flink import closing
 from udfs.sessions import Closing
 
@@ -91,6 +91,7 @@ def main(settings: SessionsSettings) -> int:
     try:
         require_topics(settings.kafka, [settings.events_topic, *sinks])
         require_transactions(settings.kafka, settings, settings.engine.checkpoint_interval_s)
+        warn_of_clocks(settings.kafka, [settings.events_topic])
     except (TopicsError, DeliveryError) as error:
         raise SettingsError(f"sessions was not started: {error}") from None
     env = table_environment(settings.engine, "sessions")

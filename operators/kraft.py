@@ -13,6 +13,7 @@ from pathlib import Path
 from operators.jars import broker_jars
 from operators.java import find_java
 from operators.ports import HOST, free_port, why_taken
+from udfs.events import MAX_AHEAD_MS
 
 MAX_MESSAGE_BYTES = 16 * 1024 * 1024  # above the 1 MiB an event may have, so that it can be refused
 START_SECONDS = 90.0
@@ -86,6 +87,7 @@ def _properties(directory: Path, port: int, options: Mapping[str, str]) -> str:
         "controller.listener.names": "CONTROLLER",
         "log.dirs": directory / "data",
         "message.max.bytes": MAX_MESSAGE_BYTES,
+        "log.message.timestamp.after.max.ms": MAX_AHEAD_MS,  # no producer's clock moves watermarks
         "replica.fetch.max.bytes": MAX_MESSAGE_BYTES,
         "offsets.topic.replication.factor": 1,
         "offsets.topic.num.partitions": 4,

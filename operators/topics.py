@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from rich.console import Console
 
 from operators.broker import create_topics
 from operators.kafka import Kafka
+from udfs.events import MAX_AHEAD_MS
 
 NEW_PARTITIONS = 4
 
@@ -49,3 +51,26 @@ def require_topics(kafka: Kafka, names: Iterable[str], timeout_s: float = 10.0) 
             f"expected the topics {', '.join(missing)} at {kafka.bootstrap}; they do not exist, "
             "or may not be seen. Create them, or set kafka.create_topics=true"
         )
+
+
+def warn_of_clocks(kafka: Kafka, names: Iterable[str], timeout_s: float = 10.0) -> None:
+    """Say on stderr which topics take timestamps that a producer's wrong clock has set far ahead.
+
+    Its events would pass for events of now and move the watermark, so that those of all others are
+    late. Says nothing of topics whose settings the job may not see.
+    """
+    admin = AdminClient(kafka.client() | {"log_level": 0})
+    wanted = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    for topic, answer in admin.describe_configs(wanted, request_timeout=timeout_s).items():
+        try:
+            settings = {name: entry.value for name, entry in answer.result(timeout_s).items()}
+        except KafkaException:
+            continue
+        ahead_ms = settings.get("message.timestamp.after.max.ms")  # brokers before 3.6 have none
+        by_broker = settings.get("message.timestamp.type") == "LogAppendTime"
+        if not by_broker and (ahead_ms is None or int(ahead_ms) > MAX_AHEAD_MS):
+            Console(stderr=True, highlight=False).print(
+                f"[yellow]Note:[/] a producer of {topic.name} whose clock is ahead makes the "
+                "events of all others late. Set message.timestamp.type=LogAppendTime for the "
+                f"topic, or message.timestamp.after.max.ms={MAX_AHEAD_MS}."
+            )

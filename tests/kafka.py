@@ -46,6 +46,7 @@ class Record:
     headers: Headers = field(default_factory=list)
     partition: int = -1
     offset: int = -1
+    sent_ms: int = 0  # by the producer's clock; 0 is now
 
 
 def send(bootstrap: str, topic: str, records: Iterable[Record]) -> list[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 
 from tests.canaries import CANARY, USER
 from tests.faults.closings import (
@@ -21,13 +22,20 @@ from tests.shopping import START_MS, expected, starter
 
 HOUR_MS = 3_600_000
 EVENTS, SPACING_MS = 2_000, 25
+BY_BROKER = {"log.message.timestamp.type": "LogAppendTime"}  # as docs/kafka.md has it
 LAGGARD = f"{CANARY}laggard"  # users whose producer's clock is an hour behind
 
 
 @scenario()
 def time_travel(ground: Ground) -> Figures:
-    """Events of 1970, of 2099, in seconds, an hour ahead or behind: no other is late or changed."""
-    with stage(ground) as ours, closings(ours, "travel", "travel-in", parallelism=1) as job:
+    """Events of 1970, of 2099, in seconds, an hour ahead or behind: no other is late or changed.
+
+    Those an hour away come from producers whose clocks are: their records say the same time.
+    """
+    with (
+        stage(ground, broker_options=BY_BROKER) as ours,
+        closings(ours, "travel", "travel-in", parallelism=1) as job,
+    ):
         records, travellers = travelling(now_ms() - EVENTS * SPACING_MS)
         ordinary = [each for each in records if each not in travellers]
         with run(ours, "travel", parallelism=1, records=records, rate=100) as recommend:
@@ -94,7 +102,8 @@ def travelling(start_ms: int) -> tuple[list[Record], list[Record]]:
         kind = draw.choice(list(times))
         at = times[kind](start_ms + place * SPACING_MS)
         user = f"{LAGGARD}-{number % 7}" if kind == "behind" else f"{USER}-{place // 100 * 5}"
-        travellers.append(visit(f"t-{kind}-{number}", user, at))
+        wrong_clock = at if kind in ("ahead", "behind") else 0
+        travellers.append(replace(visit(f"t-{kind}-{number}", user, at), sent_ms=wrong_clock))
         records.insert(place, travellers[-1])
     return records, travellers
 

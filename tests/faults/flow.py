@@ -67,7 +67,12 @@ class Flow:
             if self._stopping.is_set():
                 return
             self._producer.produce(
-                self.topic, record.value, record.key, headers=record.headers, on_delivery=self._note
+                self.topic,
+                record.value,
+                record.key,
+                headers=record.headers,
+                timestamp=record.sent_ms,
+                on_delivery=self._note,
             )
             self._producer.poll(0)
             self.sent.append(record)
