@@ -20,6 +20,7 @@ from operators.remote import (
     cancel,
     newest,
     newest_checkpoint,
+    newest_savepoint,
     parallelism,
     require_slots,
     running,
@@ -38,7 +39,7 @@ class Submission(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     job: str
-    job_id: str | None  # of the run whose newest checkpoint is gone on from, before `state`
+    job_id: str | None  # of the run whose checkpoint or savepoint is gone on from, before `state`
     settings: dict[str, Any]
     state: str | None = None  # savepoint or checkpoint: where it was stopped, or began from
 
@@ -118,8 +119,7 @@ def _submission(job: str) -> Submission:
 def _go_on(submission: Submission, slots: int | None = None) -> None:
     """Submit a job again with its settings, from where it was stopped or its last checkpoint."""
     job, engine = submission.job, submission.engine
-    run, folder = submission.job_id, checkpoints(engine, job)
-    state = (newest_checkpoint(folder, run) if run else None) or submission.state
+    state = (submission.job_id and _left(engine, job, submission.job_id)) or submission.state
     if state is None:
         raise RemoteError(
             f"there is no savepoint or checkpoint of {job} to go on from; "
@@ -130,6 +130,12 @@ def _go_on(submission: Submission, slots: int | None = None) -> None:
     settings = kind.model_validate(submission.settings | {"engine": engine.model_dump()})
     click.echo(f"{job} goes on from {state}")
     submit(job, settings, state)
+
+
+def _left(engine: Engine, job: str, run: str) -> str | None:
+    """Where a run was last; Flink deletes the checkpoints of one that ended with a savepoint."""
+    folders = checkpoints(engine, job), savepoints(engine, job)
+    return newest_checkpoint(folders[0], run) or newest_savepoint(folders[1], run)
 
 
 def _running(submission: Submission) -> tuple[str, str]:

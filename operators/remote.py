@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from collections.abc import Callable
+from http.client import HTTPException
+from typing import Any, TypeVar
 from urllib.error import HTTPError
+
+from pyarrow.fs import FileInfo
 
 from models.storage import Folder
 from operators import rest as flink
 
+T = TypeVar("T")
 ENDED = ("CANCELED", "FAILED", "FINISHED")
 START_SECONDS = STOP_SECONDS = 300  # a busy machine takes minutes
 REGISTER_SECONDS = 10  # in which TaskManagers must have come back after a leader was lost
@@ -44,29 +49,27 @@ def free_slots(rest: str) -> int:
 
 def require_slots(rest: str, slots: int, held: int = 0) -> None:
     """Raise RemoteError if there are not so many slots, free or `held` by the job itself."""
-    deadline = time.monotonic() + REGISTER_SECONDS
-    while (room := free_slots(rest) + held) < slots:
-        if time.monotonic() > deadline:
-            raise RemoteError(f"expected {slots} free slots on {rest}; there are {room}.")
-        time.sleep(0.3)
+    if not _polled(lambda: free_slots(rest) + held >= slots, REGISTER_SECONDS):
+        room = free_slots(rest) + held
+        raise RemoteError(f"expected {slots} free slots on {rest}; there are {room}.")
 
 
 def wait_until_up(rest: str, job_id: str) -> None:
     """Wait until all tasks run; RemoteError if the job fails, or they do not in time."""
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline:
+
+    def settled() -> str:
         job = flink.get(f"{rest}/jobs/{job_id}")
         tasks = job["status-counts"]
-        if job["state"] in ENDED:
-            break
-        if tasks["RUNNING"] and tasks["RUNNING"] == sum(tasks.values()):
-            return
-        time.sleep(0.3)
-    why = failure(rest, job_id)[1].strip() or "nothing has failed yet"
-    raise RemoteError(
-        f"expected the tasks of job {job_id} to run within {START_SECONDS} s; "
-        f"it is {job['state'].lower()}: {why}"
-    )
+        up = 0 < tasks["RUNNING"] == sum(tasks.values())
+        return str(job["state"]) if up or job["state"] in ENDED else ""
+
+    state = _polled(settled, START_SECONDS)
+    if not state or state in ENDED:
+        why = failure(rest, job_id)[1].strip() or "nothing has failed yet"
+        raise RemoteError(
+            f"expected the tasks of job {job_id} to run within {START_SECONDS} s; "
+            f"it is {(state or 'starting').lower()}: {why}"
+        )
 
 
 def failure(rest: str, job_id: str) -> tuple[int, str]:
@@ -81,17 +84,19 @@ def stop(rest: str, job_id: str, folder: str) -> str:
         answer = flink.send("POST", f"{rest}/jobs/{job_id}/stop", {"targetDirectory": folder})
     except HTTPError as error:
         raise RemoteError(f"job {job_id} was not stopped: {_told(error)}") from None
-    deadline = time.monotonic() + STOP_SECONDS
-    while time.monotonic() < deadline:
-        taken = flink.get(f"{rest}/jobs/{job_id}/savepoints/{answer['request-id']}")
-        if taken["status"]["id"] == "COMPLETED":
-            if "location" in taken["operation"]:
-                _wait_for_the_end(rest, job_id)
-                return str(taken["operation"]["location"])
-            cause = taken["operation"]["failure-cause"]["stack-trace"]
-            raise RemoteError(f"job {job_id} goes on, without a savepoint: {cause}")
-        time.sleep(0.3)
-    raise RemoteError(f"expected a savepoint of job {job_id} within {STOP_SECONDS} s")
+
+    def taken() -> dict[str, Any]:
+        told = flink.get(f"{rest}/jobs/{job_id}/savepoints/{answer['request-id']}")
+        return told["operation"] if told["status"]["id"] == "COMPLETED" else {}
+
+    operation = _polled(taken, STOP_SECONDS)
+    if not operation:
+        raise RemoteError(f"expected a savepoint of job {job_id} within {STOP_SECONDS} s")
+    if "location" not in operation:
+        cause = operation["failure-cause"]["stack-trace"]
+        raise RemoteError(f"job {job_id} goes on, without a savepoint: {cause}")
+    _wait_for_the_end(rest, job_id)
+    return str(operation["location"])
 
 
 def cancel(rest: str, job_id: str) -> None:
@@ -102,19 +107,54 @@ def cancel(rest: str, job_id: str) -> None:
 
 def newest_checkpoint(folder: str, job_id: str) -> str | None:
     """The URI of the newest whole checkpoint of a job below `folder`, None if there is none."""
-    place = Folder.at(folder)
-    found = [info.path for info in (place / job_id).infos(recursive=True)]
-    whole = [path.rpartition("/")[0] for path in found if path.endswith("/_metadata")]
-    numbers = {int(path.rpartition("/chk-")[2]): path for path in whole if "/chk-" in path}
-    return Folder(place.files, numbers[max(numbers)], place.given).uri if numbers else None
+    place, prefix = Folder.at(folder) / job_id, "chk-"
+    return _newest(place, prefix, lambda whole: int(_named(whole).removeprefix(prefix)))
+
+
+def newest_savepoint(folder: str, job_id: str) -> str | None:
+    """The URI of the newest whole savepoint of a job in `folder`, None if there is none."""
+    return _newest(Folder.at(folder), f"savepoint-{job_id[:6]}-", lambda whole: whole.mtime_ns)
+
+
+def _newest(place: Folder, prefix: str, age: Callable[[FileInfo], int]) -> str | None:
+    """The URI of the newest folder that is so named and whole: its metadata are written last."""
+    files = place.infos(recursive=True)
+    whole = [each for each in files if each.base_name == "_metadata"]
+    named = [each for each in whole if _named(each).startswith(prefix)]
+    if not named:
+        return None
+    path = max(named, key=age).path.rpartition("/")[0]
+    return Folder(place.files, path, place.given).uri
+
+
+def _named(metadata: FileInfo) -> str:
+    return str(metadata.path.split("/")[-2])
 
 
 def _wait_for_the_end(rest: str, job_id: str) -> None:
-    deadline = time.monotonic() + STOP_SECONDS
-    while flink.get(f"{rest}/jobs/{job_id}")["state"] not in ENDED:
+    if not _polled(lambda: flink.get(f"{rest}/jobs/{job_id}")["state"] in ENDED, STOP_SECONDS):
+        raise RemoteError(f"expected job {job_id} to end within {STOP_SECONDS} s")
+
+
+def _polled(answer: Callable[[], T], seconds: float) -> T | None:
+    """The first true answer, None where there is none in time.
+
+    Nobody need answer at any one moment: Flink may be busy, or elect a leader. A command that gave
+    up then would leave its work half done. RemoteError where Flink refuses to answer.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            if found := answer():
+                return found
+        except HTTPError as error:
+            if error.code < 500:
+                raise RemoteError(f"{error.url}: {_told(error)}") from None
+        except (OSError, HTTPException):
+            pass
         if time.monotonic() > deadline:
-            raise RemoteError(f"expected job {job_id} to end within {STOP_SECONDS} s")
-        time.sleep(0.2)
+            return None
+        time.sleep(0.3)
 
 
 def _told(error: HTTPError) -> str:

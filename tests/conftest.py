@@ -17,6 +17,12 @@ settings.register_profile("no deadline", deadline=None)  # a busy machine makes 
 settings.load_profile("no deadline")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests may take long, so that no worker has one left at the end."""
+    long = {item.path for item in items if item.get_closest_marker("timeout")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def nothing_sings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """After all tests: no user of theirs and no secret stands in a log or on a screen."""
