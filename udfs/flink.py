@@ -19,6 +19,7 @@ from pyflink.table.udf import UserDefinedFunction, udf, udtf
 
 from models.recommender import Settings as Ranking
 from models.serving import COUNTS, Served, Serving
+from udfs import lifeline
 from udfs.events import InvalidEventError, decode, to_text
 from udfs.feedback import Tally as FeedbackTally
 from udfs.feedback import Told, credit, decode_action, decode_list, finish, revise
@@ -109,13 +110,22 @@ def _decode_event(value: bytes | None, received_ms: int) -> tuple[str, str]:
     return user_id, to_text(event)
 
 
-class _Decode(ScalarFunction):
+class _Function(UserDefinedFunction):
+    """What all functions have in common: their worker, if it is a process, ends with its owner."""
+
+    def open(self, function_context: FunctionContext) -> None:
+        if worker_mode() == "process":
+            lifeline.hold()
+
+
+class _Decode(_Function, ScalarFunction):
     """Decodes by a rule: (value, received_ms) → the fields but the last, or the reason there."""
 
     def __init__(self, rule: Callable[..., tuple[Any, ...]], fields: tuple[str, ...]) -> None:
         self.rule, self.fields = rule, fields
 
     def open(self, function_context: FunctionContext) -> None:
+        super().open(function_context)
         metrics = metric_group(function_context)
         self.consumed = metrics.counter("consumed")
         self.dead_letters = metrics.counter("dead_letters")
@@ -140,13 +150,14 @@ class DecodeBatch(_Decode):
         return pd.DataFrame(rows, columns=list(self.fields), dtype=object)
 
 
-class _Recommend(UserDefinedFunction):
+class _Recommend(_Function):
     """Holds the bundles of one worker: loads what acts when opened, then follows the registry."""
 
     def __init__(self, mode: Mode, served: Served, rules: Rules, ranking: Ranking) -> None:
         self.mode, self.served, self.rules, self.ranking = mode, served, rules, ranking
 
     def open(self, function_context: FunctionContext) -> None:
+        super().open(function_context)
         if worker_mode() != self.mode:
             raise RuntimeError(
                 f"expected Python in {self.mode} mode; Flink chose {worker_mode()} mode, "
@@ -200,13 +211,14 @@ class RecommendBatch(_Recommend, ScalarFunction):
         return pd.DataFrame(rows, columns=list(_ANSWERED), dtype=object)
 
 
-class CloseSessions(TableFunction):
+class CloseSessions(_Function, TableFunction):
     """Row by row in both modes: there is one call a closed window, not one an event."""
 
     def __init__(self, rule: Closing) -> None:
         self.rule = rule
 
     def open(self, function_context: FunctionContext) -> None:
+        super().open(function_context)
         self.sessions = metric_group(function_context).counter("sessions")
 
     def eval(self, user_id: str, events: str, end: str) -> Iterator[tuple[str, str, str]]:
@@ -217,7 +229,7 @@ class CloseSessions(TableFunction):
             yield closed.session_id, closed.event_time, closed.value
 
 
-class Credit(TableFunction):
+class Credit(_Function, TableFunction):
     """Row by row in both modes: only for actions that do not name their list."""
 
     def __init__(self, horizon_ms: int) -> None:
@@ -227,8 +239,9 @@ class Credit(TableFunction):
         yield from credit(lists, action, self.horizon_ms)
 
 
-class Revise(TableFunction):
+class Revise(_Function, TableFunction):
     def open(self, function_context: FunctionContext) -> None:
+        super().open(function_context)
         metrics = metric_group(function_context)
         self.counters = {name: metrics.counter(name) for name in FeedbackTally.__slots__}
 
@@ -239,8 +252,9 @@ class Revise(TableFunction):
         yield from map(_told, told)
 
 
-class Finish(TableFunction):
+class Finish(_Function, TableFunction):
     def open(self, function_context: FunctionContext) -> None:
+        super().open(function_context)
         self.finals = metric_group(function_context).counter("finals")
 
     def eval(self, made: str, actions: str) -> Iterator[tuple[str, str, str]]:
@@ -249,11 +263,12 @@ class Finish(TableFunction):
         yield from map(_told, told)
 
 
-class Count(TableFunction):
+class Count(_Function, TableFunction):
     def __init__(self, name: str) -> None:
         self.name = name
 
     def open(self, function_context: FunctionContext) -> None:
+        super().open(function_context)
         self.counter = metric_group(function_context).counter(self.name)
 
     def eval(self, text: str) -> Iterator[str]:

@@ -95,6 +95,7 @@ def stage(
         told = [*shown(made.rest).values(), *screens_and_logs(ground.folder)]
         told += screens_and_logs(ours.directory)
         assert not sung(told), f"users or secrets are told: {sung(told)[:3]}"
+    wait_for(lambda: not python_workers(ours.directory), 60, "the end of all Python workers")
 
 
 @contextmanager
