@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 from typing import Literal
 
@@ -74,7 +77,8 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     os.environ.setdefault("JVM_ARGS", _JVM[engine.profile])
     os.environ["PYTHONPATH"] = os.pathsep.join(_python_path(ROOT))
     configuration = Configuration()
-    for key, value in options(engine, job).items():
+    own = _temporary(job) if _is_local(engine) else {}
+    for key, value in (own | options(engine, job)).items():
         configuration.set_string(key, value)
     settings = EnvironmentSettings.new_instance().in_streaming_mode()
     return TableEnvironment.create(settings.with_configuration(configuration).build())
@@ -121,6 +125,20 @@ def savepoints(engine: Engine, job: str) -> str:
     return f"{checkpoints(engine, job).rstrip('/')}/savepoints"
 
 
+def _is_local(engine: Engine) -> bool:
+    return engine.jobmanager is None and not _BY_FLINK
+
+
+def _temporary(job: str) -> dict[str, str]:
+    """Options that keep the files of a local run in a folder of its own, removed at the end.
+
+    Flink's default is one folder in /tmp, the same for all, which whoever made it alone may write.
+    """
+    folder = tempfile.mkdtemp(prefix=f"streamrec-{job}-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {"io.tmp.dirs": folder, "web.tmpdir": folder}
+
+
 def _target(engine: Engine) -> dict[str, str]:
     if _BY_FLINK:
         return {}
@@ -144,7 +162,7 @@ def _target(engine: Engine) -> dict[str, str]:
 
 def _code(engine: Engine) -> Path:
     """Where workers find this project: on a cluster, a copy that no later edit changes."""
-    if engine.jobmanager is None and not _BY_FLINK:
+    if _is_local(engine):
         return ROOT
     return released(Path(engine.code_dir) if engine.code_dir else state_folder() / "code")
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,25 +164,30 @@ def job(name: str, *settings: str) -> list[str]:
 
 
 def environment(state: Path) -> dict[str, str]:
-    """The environment of a job process that keeps its state and logs in `state`."""
+    """The environment of a job process that keeps its state, logs and the like in `state`."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("STREAMREC_", "FLINK_"))}
-    return {"JVM_ARGS": f"-Xmx2g {JVM}"} | kept | {"XDG_STATE_HOME": str(state)}
+    state.mkdir(parents=True, exist_ok=True)
+    own = {"XDG_STATE_HOME": str(state), "TMPDIR": tempfile.mkdtemp(prefix="tmp-", dir=state)}
+    return {"JVM_ARGS": f"-Xmx2g {JVM}"} | kept | own
 
 
 def completed(
     state: Path, command: list[str], seconds: float = 120, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of the project to its end, with its state and logs in `state`."""
-    return subprocess.run(
+    """Run a command of the project, which must leave no temporary files, to its end."""
+    own = environment(state)
+    done = subprocess.run(
         command,
         input=stdin,
         cwd=ROOT,
-        env=environment(state),
+        env=own,
         capture_output=True,
         text=True,
         timeout=seconds,
         check=False,
     )
+    check_left(own)
+    return done
 
 
 def run_to_end(state: Path, name: str, *settings: str) -> str:
@@ -196,11 +202,13 @@ def run_to_end(state: Path, name: str, *settings: str) -> str:
 def running(state: Path, name: str, *settings: str) -> Iterator[subprocess.Popen[str]]:
     """A streaming job as a process; it is stopped with SIGTERM, as an operator would.
 
-    If the test fails meanwhile, what the job said is printed, for pytest to show.
+    It must leave no temporary files. If the test fails meanwhile, what the job said is printed, for
+    pytest to show.
     """
+    own = environment(state)
     with screen(state, name).open("w") as output:
         process = subprocess.Popen(
-            job(name, *settings), cwd=ROOT, env=environment(state), stderr=output, text=True
+            job(name, *settings), cwd=ROOT, env=own, stderr=output, text=True
         )
         try:
             yield process
@@ -210,6 +218,13 @@ def running(state: Path, name: str, *settings: str) -> Iterator[subprocess.Popen
         finally:
             process.terminate()
             process.wait(60)
+    check_left(own)
+
+
+def check_left(own: Mapping[str, str]) -> None:
+    """Fails if a process that had this environment has left a temporary file."""
+    left = [each.name for each in Path(own["TMPDIR"]).iterdir()]
+    assert not left, f"temporary files were left: {left}"
 
 
 def python_workers(pid: int) -> list[int]:

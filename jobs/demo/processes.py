@@ -162,17 +162,11 @@ class FlinkJob(Job):
             return {}
 
     def _engine(self, profile: str, options: Mapping[str, str]) -> dict[str, Any]:
-        scratch = str(self.folder / "scratch")
         return {
             "profile": profile,
             "rest_port": int(self.rest.rpartition(":")[2]),
             "checkpoint_dir": (self.folder / "checkpoints").as_uri(),
-            "options": {
-                "io.tmp.dirs": scratch,
-                "web.tmpdir": scratch,
-                "blob.storage.directory": scratch,
-                **options,
-            },
+            "options": dict(options),
         }
 
     def _job_id(self) -> str:

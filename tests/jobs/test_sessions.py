@@ -150,6 +150,7 @@ def test_a_session_end_closes_at_once_and_what_comes_too_late_goes_to_late_event
         soon = event("soon", 60)  # a minute: long before the gap
         send(broker.bootstrap, "l-events", [event("a", 0), *ended, ended[1], soon])
         wait_for(lambda: len(sessions()) == 1, 120, "the session that was ended")
+        assert [*tmp_path.glob("tmp-*/streamrec-sessions-*/flink-web-upload")], "not its own folder"
         late = event("late", 40)
         send(broker.bootstrap, "l-events", [late, event("b", 4000), event("c", 9000)])
         wait_for(lambda: len(sessions()) == 3, 120, "the sessions that a gap ended")
