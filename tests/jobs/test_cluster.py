@@ -48,6 +48,7 @@ class Project:
         python = sys.executable
         flink = [str(flink_home() / "bin" / "flink"), "run", "-d", "-m", rest, "-pyexec", python]
         variables = {"FLINK_CONF_DIR": CONF, "FLINK_LOG_DIR": self.state, "JAVA_HOME": java_home()}
+        variables["JVM_ARGS"] = f"-Djava.io.tmpdir={self.state}"
         command = ["env", *(f"{name}={value}" for name, value in variables.items()), *flink]
         return completed(
             self.state, [*command, "-pyclientexec", python, "-pym", *words], 2 * PATIENCE_S
