@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import shutil
 import sys
+import tempfile
 
 from pyflink.table import DataTypes
 
@@ -29,4 +32,6 @@ def main(received_ms: int) -> None:
 
 
 if __name__ == "__main__":
+    tempfile.tempdir = tempfile.mkdtemp()  # PyFlink leaves the folder of `from_elements` behind
+    atexit.register(shutil.rmtree, tempfile.tempdir)
     main(int(sys.argv[1]))
