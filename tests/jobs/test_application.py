@@ -39,11 +39,13 @@ def configured(folder: Path) -> tuple[dict[str, str], str]:
     options |= {"rest.address": HOST, "jobmanager.rpc.address": HOST, "io.tmp.dirs": str(folder)}
     (folder / "conf" / "config.yaml").write_text(yaml.safe_dump(options), "utf-8")
     kept = {key: text for key, text in os.environ.items() if not key.startswith("STREAMREC_")}
-    folders = {"CONF": folder / "conf", "LIB": folder / "lib", "LOG": folder, "BIN": home / "bin"}
+    folders = {"CONF": folder / "conf", "LIB": folder / "lib", "BIN": home / "bin"}
+    folders |= {"LOG": folder, "PID": folder}
     places = {f"FLINK_{name}_DIR": str(place) for name, place in folders.items()}
     python = os.pathsep.join([str(CONF.parent), kept.get("PYTHONPATH", "")])
-    java = {"JAVA_HOME": str(java_home()), "PYTHONPATH": python, "XDG_STATE_HOME": str(folder)}
-    return kept | places | java, f"http://{HOST}:{rest}"
+    java = {"JAVA_HOME": str(java_home()), "JVM_ARGS": f"-Djava.io.tmpdir={folder}"}
+    own = {"PYTHONPATH": python, "XDG_STATE_HOME": str(folder), "TMPDIR": str(folder)}
+    return kept | places | java | own, f"http://{HOST}:{rest}"
 
 
 @contextmanager
