@@ -54,7 +54,7 @@ def load(
             raise SettingsError(f"--set takes key=value; got {override!r}")
         _put(tree, key.strip().split("."), value)
     try:
-        return settings.model_validate(tree)
+        return settings.model_validate(_over_defaults(settings, tree))
     except ValidationError as error:
         known = list(keys(settings))
         lines = [_explained(problem, known) for problem in error.errors()]
@@ -107,6 +107,17 @@ def _read(path: Path, required: bool) -> dict[str, Any]:
     if not isinstance(tree, dict | None):
         raise SettingsError(f"{path}: expected key: value lines; got {type(tree).__name__}")
     return tree or {}
+
+
+def _over_defaults(settings: type[BaseModel], tree: dict[str, Any]) -> dict[str, Any]:
+    """Fill what a group of settings leaves out with the job's own defaults, not its class's."""
+    filled = dict(tree)
+    for name, field in settings.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, BaseModel) and isinstance(tree.get(name), dict):
+            own = _over_defaults(type(default), tree[name])
+            filled[name] = default.model_dump(exclude_unset=True) | own
+    return filled
 
 
 def _put(tree: dict[str, Any], path: list[str], text: str) -> None:

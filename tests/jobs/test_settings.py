@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 
 from jobs.__main__ import JOBS, TOOLS, jobs
@@ -20,6 +22,22 @@ def test_the_command_line_wins_over_the_environment_over_the_file(tmp_path: Path
 
 def test_the_shipped_files_are_valid() -> None:
     assert load(RecommendSettings, "recommend", environ={}).kafka.group == "streamrec-recommend"
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_a_file_that_sets_a_part_of_a_group_keeps_the_jobs_own_defaults_of_the_rest(
+    job: str, tmp_path: Path
+) -> None:
+    kind = getattr(import_module(f"jobs.{job}"), JOBS[job][0])
+    file = tmp_path / "mine.yaml"
+    required = {name: "x" for name, field in kind.model_fields.items() if field.is_required()}
+    groups = {"kafka": {"bootstrap": "elsewhere:9092"}, "engine": {"parallelism": 3}}
+    own = {name: tree for name, tree in groups.items() if name in kind.model_fields}
+    file.write_text(yaml.safe_dump(required | own))
+    settings = load(kind, job, file, environ={})
+    for name, changed in own.items():
+        default = kind.model_fields[name].get_default(call_default_factory=True)
+        assert getattr(settings, name) == default.model_copy(update=changed)
 
 
 @pytest.mark.parametrize(
