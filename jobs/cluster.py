@@ -27,8 +27,9 @@ from operators.remote import (
     wait_until_up,
 )
 from operators.remote import stop as stop_with_savepoint
+from operators.rest import Rest
 from operators.running import counters, repairing, summary
-from operators.standalone import answering, default_directory, noted
+from operators.standalone import ClusterError, answering, default_directory, noted, rests
 
 ELECTION_SECONDS = 60  # in which a standby must have taken over
 
@@ -61,7 +62,7 @@ def submit(job: str, settings: Any, state: str | None = None) -> int:
         options = settings.engine.options
         if state:
             options = options | {"execution.state-recovery.path": state}
-        here = {"jobmanager": rest.removeprefix("http://"), "detached": True, "options": options}
+        here = {"jobmanager": rest.address, "tls": rest.tls, "detached": True, "options": options}
         engine = settings.engine.model_copy(update=here)
         module = importlib.import_module(f"jobs.{job}")
         module.main(settings.model_copy(update={"engine": engine}))
@@ -70,13 +71,13 @@ def submit(job: str, settings: Any, state: str | None = None) -> int:
         dumped = settings.model_dump(mode="json")
         Submission(job=job, job_id=found["jid"], settings=dumped, state=state).write()
         wait_until_up(rest, found["jid"])
-    except (RemoteError, OSError) as error:
+    except (RemoteError, ClusterError, OSError) as error:
         raise SettingsError(f"{job}: {error}") from None
     click.echo(f"{job} runs on {rest} as job {found['jid']}.")
     return 0
 
 
-def _require_room(rest: str, job: str, slots: int) -> None:
+def _require_room(rest: Rest, job: str, slots: int) -> None:
     """Raise RemoteError if the job runs there already, or would wait for slots."""
     job_id = running(rest, pipeline_name(job))
     if job_id:
@@ -86,19 +87,20 @@ def _require_room(rest: str, job: str, slots: int) -> None:
     require_slots(rest, slots)
 
 
-def _rest(engine: Engine) -> str:
+def _rest(engine: Engine) -> Rest:
     """The REST of the cluster the job is for; RemoteError if none answers."""
     note = noted(default_directory()) or {"rest": [], "ha": False}
-    addresses = [engine.jobmanager] if engine.jobmanager else note["rest"]
+    places = [Rest(engine.jobmanager, engine.tls)] if engine.jobmanager else rests(note)
     deadline = time.monotonic() + (ELECTION_SECONDS if note["ha"] else 0)
-    while (address := answering(addresses)) is None and time.monotonic() < deadline:
+    while (rest := answering(places)) is None and time.monotonic() < deadline:
         time.sleep(0.5)  # a leader was lost, and none is elected yet
-    if address is None:
+    if rest is None:
+        told = " or ".join(map(str, places))
         raise RemoteError(
-            f"expected a Flink cluster; {' and '.join(addresses) or 'none'} answers. "
+            f"expected a Flink cluster{told and f' at {told}'}; none answers. "
             "Start one with ./scripts/cluster start, or name it: --set engine.jobmanager=host:port"
         )
-    return f"http://{address}"
+    return rest
 
 
 def _notes() -> Any:
@@ -138,7 +140,7 @@ def _left(engine: Engine, job: str, run: str) -> str | None:
     return newest_checkpoint(folders[0], run) or newest_savepoint(folders[1], run)
 
 
-def _running(submission: Submission) -> tuple[str, str]:
+def _running(submission: Submission) -> tuple[Rest, str]:
     """The REST and the id of a job; RemoteError if it does not run."""
     rest = _rest(submission.engine)
     job_id = running(rest, pipeline_name(submission.job))
@@ -165,7 +167,7 @@ def _explained(function: Callable[..., None]) -> Callable[..., None]:
     def run(*arguments: Any, **options: Any) -> None:
         try:
             function(*arguments, **options)
-        except (RemoteError, SettingsError, OSError) as error:
+        except (RemoteError, ClusterError, SettingsError, OSError) as error:
             raise click.ClickException(str(error)) from None
 
     return run
@@ -186,7 +188,7 @@ def status(as_json: bool) -> None:
         known = _submission(path.stem)
         rest = _rest(known.engine)
         found = newest(rest, pipeline_name(known.job))
-        row = {"job": known.job, "state": found["state"] if found else "UNKNOWN", "rest": rest}
+        row = {"job": known.job, "state": found["state"] if found else "UNKNOWN", "rest": str(rest)}
         if found and (job_id := running(rest, pipeline_name(known.job))):
             slots = parallelism(rest, job_id)
             row |= {"job_id": job_id, "slots": slots, "counters": counters(rest, job_id)}

@@ -112,4 +112,4 @@ def main(settings: FeedbackSettings) -> int:
     for name, topic in zip(("told", "late", "dead"), sinks, strict=True):
         kafka.raw_sink(env, name, topic, settings.kafka, delivery=settings)
     statements = pipeline(env, "user_events", "recommendations", "told", "late", "dead", settings)
-    return run(env, statements, "feedback", mode_of(settings.engine))
+    return run(env, statements, "feedback", settings.engine)

@@ -201,4 +201,4 @@ def answer(settings: RecommendSettings, job: str, past: Past | None = None) -> i
         kafka.raw_sink(env, name, topic, settings.kafka, properties, settings)
     statements = pipeline(env, "user_events", "lists", "dead", settings)
     once_up = past.once_up if past else None
-    return run(env, statements, job, mode_of(settings.engine), past is not None, once_up)
+    return run(env, statements, job, settings.engine, past is not None, once_up)

@@ -103,4 +103,4 @@ def main(settings: SessionsSettings) -> int:
     for name, topic in zip(("closed", "late", "dead"), sinks, strict=True):
         kafka.raw_sink(env, name, topic, settings.kafka, delivery=settings)
     statements = pipeline(env, "user_events", "closed", "late", "dead", settings)
-    return run(env, statements, "sessions", mode_of(settings.engine))
+    return run(env, statements, "sessions", settings.engine)

@@ -17,8 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from operators import rest, tether
+from operators import tether
 from operators.ports import HOST, free_port
+from operators.rest import Rest
 from operators.service import Service
 from operators.standalone import ClusterError, prepare, program, wait_for_slots
 
@@ -50,7 +51,7 @@ class Cluster(Service):
         for _ in range(self._count):
             self.start_taskmanager()
         slots = self._count * self._slots
-        wait_for_slots(self.directory, [self.rest], slots, self._is_alive)
+        wait_for_slots(self.directory, [Rest(self.rest)], slots, self._is_alive)
         return self
 
     def start_taskmanager(self) -> int:
@@ -67,7 +68,7 @@ class Cluster(Service):
 
     def get(self, path: str) -> Any:
         """What the REST answers at `path`, for instance "/overview"."""
-        return rest.get(f"http://{self.rest}{path}")
+        return Rest(self.rest).get(path)
 
     def close(self) -> None:
         """End every process and remove the folder."""

@@ -20,6 +20,7 @@ from operators.jars import connector_jar
 from operators.java import java_home
 from operators.ports import HOST, free_port
 from operators.release import released
+from operators.tls import PLAIN, Tls
 
 Mode = Literal["thread", "process"]
 
@@ -50,6 +51,7 @@ class Engine(BaseModel):
     jobmanager: str | None = Field(
         None, description="host:port of a running cluster's REST; null runs inside this process"
     )
+    tls: Tls = PLAIN
     detached: bool = Field(
         False, description="on a cluster: leave the job there once it runs, instead of showing it"
     )
@@ -77,7 +79,7 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     os.environ.setdefault("JVM_ARGS", _JVM[engine.profile])
     os.environ["PYTHONPATH"] = os.pathsep.join(_python_path(ROOT))
     configuration = Configuration()
-    own = _temporary(job) if _is_local(engine) else {}
+    own = _temporary(job) if _is_local(engine) else _stores(engine)
     for key, value in (own | options(engine, job)).items():
         configuration.set_string(key, value)
     settings = EnvironmentSettings.new_instance().in_streaming_mode()
@@ -127,6 +129,15 @@ def savepoints(engine: Engine, job: str) -> str:
 
 def _is_local(engine: Engine) -> bool:
     return engine.jobmanager is None and not _BY_FLINK
+
+
+def _stores(engine: Engine) -> dict[str, str]:
+    """Options by which the job is handed over with TLS; their files are removed at the end."""
+    if not engine.tls.ca:
+        return {}
+    folder = tempfile.mkdtemp(prefix="streamrec-tls-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return engine.tls.options(Path(folder))
 
 
 def _temporary(job: str) -> dict[str, str]:

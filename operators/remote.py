@@ -12,7 +12,7 @@ from urllib.error import HTTPError
 from pyarrow.fs import FileInfo
 
 from models.storage import Folder
-from operators import rest as flink
+from operators.rest import Rest
 
 T = TypeVar("T")
 ENDED = ("CANCELED", "FAILED", "FINISHED")
@@ -24,41 +24,41 @@ class RemoteError(RuntimeError):
     """What a cluster did not do, and why."""
 
 
-def newest(rest: str, name: str) -> dict[str, Any] | None:
+def newest(rest: Rest, name: str) -> dict[str, Any] | None:
     """The job of this name that was started last: jid, state, start-time, …; it may have ended."""
-    jobs = [job for job in flink.get(f"{rest}/jobs/overview")["jobs"] if job["name"] == name]
+    jobs = [job for job in rest.get("/jobs/overview")["jobs"] if job["name"] == name]
     return max(jobs, key=lambda job: int(job["start-time"]), default=None)
 
 
-def running(rest: str, name: str) -> str | None:
+def running(rest: Rest, name: str) -> str | None:
     """The id of the job of this name that has not ended."""
     job = newest(rest, name)
     return job["jid"] if job and job["state"] not in ENDED else None
 
 
-def parallelism(rest: str, job_id: str) -> int:
+def parallelism(rest: Rest, job_id: str) -> int:
     """How many slots a job takes; 0 while it initialises, for its tasks are not known yet."""
-    vertices = flink.get(f"{rest}/jobs/{job_id}")["vertices"]
+    vertices = rest.get(f"/jobs/{job_id}")["vertices"]
     return max((vertex["parallelism"] for vertex in vertices), default=0)
 
 
-def free_slots(rest: str) -> int:
+def free_slots(rest: Rest) -> int:
     """How many slots no job has."""
-    return int(flink.get(f"{rest}/overview")["slots-available"])
+    return int(rest.get("/overview")["slots-available"])
 
 
-def require_slots(rest: str, slots: int, held: int = 0) -> None:
+def require_slots(rest: Rest, slots: int, held: int = 0) -> None:
     """Raise RemoteError if there are not so many slots, free or `held` by the job itself."""
     if not _polled(lambda: free_slots(rest) + held >= slots, REGISTER_SECONDS):
         room = free_slots(rest) + held
         raise RemoteError(f"expected {slots} free slots on {rest}; there are {room}.")
 
 
-def wait_until_up(rest: str, job_id: str) -> None:
+def wait_until_up(rest: Rest, job_id: str) -> None:
     """Wait until all tasks run; RemoteError if the job fails, or they do not in time."""
 
     def settled() -> str:
-        job = flink.get(f"{rest}/jobs/{job_id}")
+        job = rest.get(f"/jobs/{job_id}")
         tasks = job["status-counts"]
         up = 0 < tasks["RUNNING"] == sum(tasks.values())
         return str(job["state"]) if up or job["state"] in ENDED else ""
@@ -72,21 +72,21 @@ def wait_until_up(rest: str, job_id: str) -> None:
         )
 
 
-def failure(rest: str, job_id: str) -> tuple[int, str]:
+def failure(rest: Rest, job_id: str) -> tuple[int, str]:
     """When the job's newest failure was, epoch ms, and its stack trace; (0, "") if none was."""
-    history = flink.get(f"{rest}/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
+    history = rest.get(f"/jobs/{job_id}/exceptions")["exceptionHistory"]["entries"]
     return (int(history[0]["timestamp"]), str(history[0]["stacktrace"])) if history else (0, "")
 
 
-def stop(rest: str, job_id: str, folder: str) -> str:
+def stop(rest: Rest, job_id: str, folder: str) -> str:
     """Stop a job with a savepoint in a folder that all workers reach; returns the URI of it."""
     try:
-        answer = flink.send("POST", f"{rest}/jobs/{job_id}/stop", {"targetDirectory": folder})
+        answer = rest.send("POST", f"/jobs/{job_id}/stop", {"targetDirectory": folder})
     except HTTPError as error:
         raise RemoteError(f"job {job_id} was not stopped: {_told(error)}") from None
 
     def taken() -> dict[str, Any]:
-        told = flink.get(f"{rest}/jobs/{job_id}/savepoints/{answer['request-id']}")
+        told = rest.get(f"/jobs/{job_id}/savepoints/{answer['request-id']}")
         return told["operation"] if told["status"]["id"] == "COMPLETED" else {}
 
     operation = _polled(taken, STOP_SECONDS)
@@ -99,9 +99,9 @@ def stop(rest: str, job_id: str, folder: str) -> str:
     return str(operation["location"])
 
 
-def cancel(rest: str, job_id: str) -> None:
+def cancel(rest: Rest, job_id: str) -> None:
     """End a job at once; its last checkpoint stays."""
-    flink.send("PATCH", f"{rest}/jobs/{job_id}?mode=cancel")
+    rest.send("PATCH", f"/jobs/{job_id}?mode=cancel")
     _wait_for_the_end(rest, job_id)
 
 
@@ -131,8 +131,8 @@ def _named(metadata: FileInfo) -> str:
     return str(metadata.path.split("/")[-2])
 
 
-def _wait_for_the_end(rest: str, job_id: str) -> None:
-    if not _polled(lambda: flink.get(f"{rest}/jobs/{job_id}")["state"] in ENDED, STOP_SECONDS):
+def _wait_for_the_end(rest: Rest, job_id: str) -> None:
+    if not _polled(lambda: rest.get(f"/jobs/{job_id}")["state"] in ENDED, STOP_SECONDS):
         raise RemoteError(f"expected job {job_id} to end within {STOP_SECONDS} s")
 
 

@@ -14,9 +14,10 @@ from urllib.parse import quote
 from pyflink.table import StatementSet, TableEnvironment
 from rich.console import Console
 
-from operators import rest as flink
 from operators.accounting import COUNTERS, DROPPED, LOST
+from operators.environment import Engine, mode_of
 from operators.remote import failure
+from operators.rest import Rest
 
 # What Flink itself counts; told only where it has happened.
 _OF_FLINK = {"failedCommittables": LOST, "numLateRecordsDropped": DROPPED}
@@ -26,7 +27,7 @@ def run(
     env: TableEnvironment,
     statements: StatementSet,
     job: str,
-    mode: str,
+    engine: Engine,
     must_end: bool = False,
     once_up: Callable[[], None] | None = None,
 ) -> int:
@@ -40,9 +41,11 @@ def run(
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
     options = env.get_config()
-    rest = f"http://{options.get('rest.address', '')}:{options.get('rest.port', '')}"
+    address = f"{options.get('rest.address', '')}:{options.get('rest.port', '')}"
+    rest = Rest(address, engine.tls)
     job_id = str(client.get_job_id())
     console = Console(stderr=True)
+    mode = mode_of(engine)
     console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
     if options.get("execution.attached", "true") == "false":
         return 0
@@ -63,18 +66,18 @@ def run(
     return 1
 
 
-def _is_up(rest: str, job_id: str, ended: Any, stopping: threading.Event) -> bool:
+def _is_up(rest: Rest, job_id: str, ended: Any, stopping: threading.Event) -> bool:
     """Wait until the tasks run; False if the job ended before, or is to stop."""
     while not ended.done() and not stopping.wait(0.2):
         with suppress(OSError, HTTPException):  # its REST is not up yet
-            tasks = flink.get(f"{rest}/jobs/{job_id}")["status-counts"]
+            tasks = rest.get(f"/jobs/{job_id}")["status-counts"]
             if tasks["RUNNING"] and tasks["RUNNING"] + tasks["FINISHED"] == sum(tasks.values()):
                 return True
     return False
 
 
 def _watch(
-    console: Console, rest: str, job_id: str, job: str, ended: Any, stopping: threading.Event
+    console: Console, rest: Rest, job_id: str, job: str, ended: Any, stopping: threading.Event
 ) -> dict[str, int]:
     """Show the counters, each restart and what was lost until the job has ended or is to stop."""
     said, counts, last, advice = 0, {}, False, ""
@@ -82,7 +85,7 @@ def _watch(
         while not ended.done() and not last:
             last = stopping.wait(1.0)
             try:
-                status = str(flink.get(f"{rest}/jobs/{job_id}")["state"])
+                status = str(rest.get(f"/jobs/{job_id}")["state"])
                 counts = counters(rest, job_id)
                 at, why = failure(rest, job_id)
             except (OSError, HTTPException):  # not up yet, too busy, or gone with its job
@@ -105,17 +108,17 @@ def summary(counts: Mapping[str, int]) -> str:
     return "  ".join(shown)
 
 
-def counters(rest: str, job_id: str) -> dict[str, int]:
+def counters(rest: Rest, job_id: str) -> dict[str, int]:
     """Sum the counters of streamrec's own functions over all subtasks of a job, by name."""
     sums: dict[str, int] = {}
-    for vertex in flink.get(f"{rest}/jobs/{job_id}")["vertices"]:
-        base = f"{rest}/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
-        found = [entry["id"] for entry in flink.get(base)]
+    for vertex in rest.get(f"/jobs/{job_id}")["vertices"]:
+        base = f"/jobs/{job_id}/vertices/{vertex['id']}/subtasks/metrics"
+        found = [entry["id"] for entry in rest.get(base)]
         for name in found:
             short = name.rpartition(".")[2]
             short = _OF_FLINK.get(short, short)
             if short in COUNTERS:
-                for entry in flink.get(f"{base}?get={quote(name)}&agg=sum"):
+                for entry in rest.get(f"{base}?get={quote(name)}&agg=sum"):
                     sums[short] = sums.get(short, 0) + round(entry["sum"])
     rare = _OF_FLINK.values()
     return {n: sums[n] for n in COUNTERS if n in sums and (sums[n] or n not in rare)}

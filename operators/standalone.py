@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
-from operators import rest
 from operators.configuration import CONF, overlay, state_folder
 from operators.java import java_home
 from operators.ports import HOST
+from operators.rest import Rest
+from operators.tls import PLAIN, Tls
 
 START_SECONDS = 180  # all processes start at once, on a busy machine it takes minutes
 _CAUSE = re.compile(r"^Caused by: | (?:ERROR|FATAL) ")
@@ -52,7 +54,17 @@ def noted(directory: Path) -> dict[str, Any] | None:
     return note
 
 
-def prepare(directory: Path, slots: int, options: Mapping[str, str]) -> None:
+def rests(note: Mapping[str, Any]) -> list[Rest]:
+    """Where the JobManagers of a noted cluster answer; ClusterError without its certificates."""
+    try:
+        tls = Tls.model_validate(note.get("tls", {}))
+    except ValidationError as error:
+        why = error.errors()[0]["msg"]
+        raise ClusterError(f"the certificates of the cluster cannot be read: {why}") from None
+    return [Rest(address, tls) for address in note["rest"]]
+
+
+def prepare(directory: Path, slots: int, options: Mapping[str, str], tls: Tls = PLAIN) -> None:
     """Write the configuration that all processes share, and link their jars.
 
     `options` lie over flink-conf/config.yaml; every process listens on the loopback address only.
@@ -66,8 +78,10 @@ def prepare(directory: Path, slots: int, options: Mapping[str, str]) -> None:
         "taskmanager.numberOfTaskSlots": str(slots),
         "io.tmp.dirs": str(directory / "tmp"),
     }
-    written = overlay("config") | shared | dict(options)
-    (directory / "conf" / "config.yaml").write_text(yaml.safe_dump(written), "utf-8")
+    written = overlay("config") | shared | tls.options(directory / "tls") | dict(options)
+    configuration = directory / "conf" / "config.yaml"
+    configuration.chmod(0o600)  # it may hold the password of a key store
+    configuration.write_text(yaml.safe_dump(written), "utf-8")
     _link_libraries(directory / "lib")
 
 
@@ -110,12 +124,12 @@ def program(
 
 
 def wait_for_slots(
-    directory: Path, addresses: Sequence[str], slots: int, alive: Callable[[], bool]
+    directory: Path, places: Sequence[Rest], slots: int, alive: Callable[[], bool]
 ) -> None:
     """Wait until every REST tells so many slots; ClusterError if a process ends before."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline and alive():
-        if all((_overview(address) or {}).get("slots-total", -1) >= slots for address in addresses):
+        if all((_overview(rest) or {}).get("slots-total", -1) >= slots for rest in places):
             return
         time.sleep(0.3)
     logs = sorted([*directory.glob("*.out"), *directory.glob("*/*.log")])
@@ -125,14 +139,14 @@ def wait_for_slots(
     )
 
 
-def answering(addresses: Sequence[str]) -> str | None:
+def answering(places: Sequence[Rest]) -> Rest | None:
     """The first REST that answers for the cluster, be it of the leader or of a standby."""
-    return next((address for address in addresses if _overview(address)), None)
+    return next((rest for rest in places if _overview(rest)), None)
 
 
-def _overview(address: str) -> dict[str, Any] | None:
+def _overview(rest: Rest) -> dict[str, Any] | None:
     try:
-        overview: dict[str, Any] = rest.get(f"http://{address}/overview")
+        overview: dict[str, Any] = rest.get("/overview")
     except (OSError, HTTPException):  # not up yet, gone, or no leader is elected
         return None
     return overview

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 from background import NOT_RUNNING, as_json, directory_of, only_one_process, tell
+from pydantic import ValidationError
 
 from operators.java import JavaMissingError
 from operators.ports import HOST, free_port, why_taken
@@ -26,8 +27,10 @@ from operators.standalone import (
     noted,
     prepare,
     program,
+    rests,
     wait_for_slots,
 )
+from operators.tls import PLAIN, Tls
 
 STOP_SECONDS = 20.0
 NOT_WHOLE = 1
@@ -48,12 +51,15 @@ def _is_ours(directory: Path, pid: int) -> bool:
     return any(word.startswith(f"{directory}/conf") for word in command)
 
 
-def start(directory: Path, port: int, taskmanagers: int, slots: int, ha: bool) -> dict[str, Any]:
+def start(
+    directory: Path, port: int, taskmanagers: int, slots: int, ha: bool, tls: Tls = PLAIN
+) -> dict[str, Any]:
     """Start what is not running and wait until all slots are there; all outlives this program."""
-    wanted = {"port": port, "taskmanagers": taskmanagers, "slots": slots, "ha": ha}
+    wanted: dict[str, Any] = {"port": port, "taskmanagers": taskmanagers, "slots": slots, "ha": ha}
+    wanted["tls"] = tls.model_dump(mode="json")
     note = noted(directory)
     if not alive(directory, note):
-        note = wanted | _configured(directory, port, slots, ha) | {"processes": {}}
+        note = wanted | _configured(directory, port, slots, ha, tls) | {"processes": {}}
     assert note is not None
     if different := {key: note[key] for key in wanted if note[key] != wanted[key]}:
         told = ", ".join(f"{key} {value}" for key, value in different.items())
@@ -70,7 +76,7 @@ def start(directory: Path, port: int, taskmanagers: int, slots: int, ha: bool) -
                 (directory / "cluster.json").write_text(json.dumps(note))
         wait_for_slots(
             directory,
-            note["rest"],
+            rests(note),
             taskmanagers * slots,
             lambda: all(process.poll() is None for process in launched),
         )
@@ -82,7 +88,7 @@ def start(directory: Path, port: int, taskmanagers: int, slots: int, ha: bool) -
     return note
 
 
-def _configured(directory: Path, port: int, slots: int, ha: bool) -> dict[str, Any]:
+def _configured(directory: Path, port: int, slots: int, ha: bool, tls: Tls) -> dict[str, Any]:
     """Write the configuration; returns where each JobManager's REST will answer."""
     if why := why_taken(port):
         raise ClusterError(
@@ -92,7 +98,7 @@ def _configured(directory: Path, port: int, slots: int, ha: bool) -> dict[str, A
     options = {"jobmanager.rpc.port": str(free_port()), "rest.port": str(port)}
     if ha:
         options |= high_availability(directory, free_port())
-    prepare(directory, slots, options)
+    prepare(directory, slots, options, tls)
     return {"rest": [f"{HOST}:{each}" for each in ([port, free_port()] if ha else [port])]}
 
 
@@ -146,6 +152,7 @@ def _signal(directory: Path, note: dict[str, Any] | None, names: list[str], numb
 
 _directory = directory_of("cluster", "settings, logs, what it keeps", default_directory)
 _COUNT = click.IntRange(1, 1024)
+_PEM = click.Path(exists=True, dir_okay=False, resolve_path=True)
 
 
 @click.group()
@@ -162,20 +169,39 @@ def cli() -> None:
     "--ha", is_flag=True, help="With a ZooKeeper and a second JobManager that takes over."
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
+@click.option("--ca", type=_PEM, help="TLS for its REST: whose certificates it lets in (PEM).")
+@click.option("--certificate", type=_PEM, help="Its private key and certificates (PEM), with --ca.")
 @_directory
 @as_json
 def start_command(
-    taskmanagers: int, slots: int, ha: bool, port: int, directory: Path, as_json: bool
+    taskmanagers: int,
+    slots: int,
+    ha: bool,
+    port: int,
+    ca: str | None,
+    certificate: str | None,
+    directory: Path,
+    as_json: bool,
 ) -> None:
     """Start it, or what of it has ended, and wait until every slot is there."""
     began = time.monotonic()
+    tls = _tls(ca, certificate)
     with only_one_process(directory):
         before = alive(directory, noted(directory))
-        note = start(directory, port, taskmanagers, slots, ha)
+        note = start(directory, port, taskmanagers, slots, ha, tls)
     count = len(note["processes"]) - len(before)
     seconds = f"{count} processes started in {time.monotonic() - began:.1f} s"
     place = f"{taskmanagers * slots} slots on {note['rest'][0]}"
     tell(as_json, note, f"The cluster has {place} ({seconds}, folder {directory}).")
+
+
+def _tls(ca: str | None, certificate: str | None) -> Tls:
+    if (ca is None) is not (certificate is None):
+        raise click.UsageError("give both --ca and --certificate, or neither")
+    try:
+        return Tls(ca=ca and Path(ca), certificate=certificate and Path(certificate))
+    except ValidationError as error:
+        raise click.UsageError(error.errors()[0]["msg"]) from None
 
 
 @cli.command(name="stop")
@@ -197,8 +223,9 @@ def status(directory: Path, as_json: bool) -> None:
     if note is None or not found:
         tell(as_json, None, f"The cluster of {directory} is not running.")
         sys.exit(NOT_RUNNING)
-    address = answering(note["rest"])
-    lines = [f"The cluster of {directory} answers on {address or 'no port'}."]
+    rest = answering(rests(note))
+    address = rest.address if rest else None
+    lines = [f"The cluster of {directory} answers on {rest or 'no port'}."]
     for name, pid in note["processes"].items():
         lines.append(f"  {name}: {f'process {pid}' if name in found else 'has ended'}")
     tell(as_json, note | {"processes": found, "answers": address}, "\n".join(lines))

@@ -5,7 +5,6 @@ Each has a folder for all that it writes, which goes with it (see operators/teth
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
@@ -13,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -24,6 +22,7 @@ import yaml
 
 from operators import tether
 from operators.ports import HOST, free_port
+from operators.rest import Rest
 
 ROOT = Path(__file__).resolve().parents[2]
 J = TypeVar("J", bound="Job")
@@ -139,7 +138,7 @@ class FlinkJob(Job):
         options: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         super().__init__(name, settings)
-        self.rest = f"http://{HOST}:{free_port()}"
+        self.rest = Rest(f"{HOST}:{free_port()}")
         self._id = ""
         kafka = {"bootstrap": bootstrap, "group": f"streamrec-{name}", "start": "earliest"}
         self.settings |= {"kafka": kafka, "engine": self._engine(profile, options)}
@@ -164,27 +163,23 @@ class FlinkJob(Job):
     def _engine(self, profile: str, options: Mapping[str, str]) -> dict[str, Any]:
         return {
             "profile": profile,
-            "rest_port": int(self.rest.rpartition(":")[2]),
+            "rest_port": int(self.rest.address.rpartition(":")[2]),
             "checkpoint_dir": (self.folder / "checkpoints").as_uri(),
             "options": dict(options),
         }
 
     def _job_id(self) -> str:
         if not self._id:
-            self._id = str(self._get("/jobs/overview")["jobs"][0]["jid"])
+            self._id = str(self.rest.get("/jobs/overview")["jobs"][0]["jid"])
         return self._id
 
     def _failures(self) -> list[Mapping[str, str]]:
         try:
-            found = self._get(f"/jobs/{self._job_id()}/exceptions")
+            found = self.rest.get(f"/jobs/{self._job_id()}/exceptions")
         except (OSError, LookupError):
             return []
         entries: list[Mapping[str, str]] = found["exceptionHistory"]["entries"]
         return entries
-
-    def _get(self, path: str) -> Any:
-        with urllib.request.urlopen(self.rest + path, timeout=5) as response:
-            return json.load(response)
 
 
 def _lines(files: Iterable[Path]) -> list[str]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from operators.accounting import accounted
 from operators.broker import Broker
 from operators.ports import free_port
+from operators.rest import Rest
 from operators.running import counters
 from tests.kafka import Record, running, send, wait_for
 from tests.malformed import malformed
@@ -70,8 +69,7 @@ def settled(rest: str, consumed: int) -> dict[str, int]:
 def counted(rest: str) -> dict[str, int]:
     """The counters of the only job there; none while the REST does not answer."""
     try:
-        with urllib.request.urlopen(f"http://{rest}/jobs", timeout=5) as answer:
-            (job,) = json.load(answer)["jobs"]
-        return counters(f"http://{rest}", job["id"])
+        (job,) = Rest(rest).get("/jobs")["jobs"]
+        return counters(Rest(rest), job["id"])
     except (OSError, ValueError):
         return {}

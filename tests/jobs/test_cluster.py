@@ -23,6 +23,7 @@ from operators.java import java_home
 from operators.ports import free_port
 from operators.release import released
 from operators.remote import cancel, running, wait_until_up
+from operators.rest import Rest
 from operators.standalone import flink_home
 from tests.kafka import ROOT, Reader, completed, job, last_words, send, wait_for
 from tests.shopping import decision, expected, shopping, starter
@@ -44,15 +45,17 @@ class Project:
     def jobs(self, *words: str) -> subprocess.CompletedProcess[str]:
         return completed(self.state, [sys.executable, "-m", "jobs", *words], 2 * PATIENCE_S)
 
-    def flink_run(self, rest: str, *words: str) -> subprocess.CompletedProcess[str]:
-        python = sys.executable
-        flink = [str(flink_home() / "bin" / "flink"), "run", "-d", "-m", rest, "-pyexec", python]
-        variables = {"FLINK_CONF_DIR": CONF, "FLINK_LOG_DIR": self.state, "JAVA_HOME": java_home()}
+    def flink(self, *words: str, conf: Path = CONF) -> subprocess.CompletedProcess[str]:
+        variables = {"FLINK_CONF_DIR": conf, "FLINK_LOG_DIR": self.state, "JAVA_HOME": java_home()}
         variables["JVM_ARGS"] = f"-Djava.io.tmpdir={self.state}"
-        command = ["env", *(f"{name}={value}" for name, value in variables.items()), *flink]
+        command = ["env", *(f"{name}={value}" for name, value in variables.items())]
         return completed(
-            self.state, [*command, "-pyclientexec", python, "-pym", *words], 2 * PATIENCE_S
+            self.state, [*command, str(flink_home() / "bin" / "flink"), *words], 2 * PATIENCE_S
         )
+
+    def flink_run(self, rest: str, *words: str) -> subprocess.CompletedProcess[str]:
+        python = ["-pyexec", sys.executable, "-pyclientexec", sys.executable]
+        return self.flink("run", "-d", "-m", rest, *python, "-pym", *words)
 
     def status(self) -> dict[str, Any]:
         (row,) = json.loads(self.well(self.jobs("cluster", "status", "--json")))
@@ -123,10 +126,10 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
         answers(0)
         topics_of_it = ("kafka.create_topics=true", "events_topic=cluster-events")
         project.well(project.flink_run(rest, *job("sessions", settings[0], *topics_of_it)[2:]))
-        sessions = running(f"http://{rest}", "streamrec sessions")
+        sessions = running(Rest(rest), "streamrec sessions")
         assert sessions is not None
-        wait_until_up(f"http://{rest}", sessions)
-        cancel(f"http://{rest}", sessions)
+        wait_until_up(Rest(rest), sessions)
+        cancel(Rest(rest), sessions)
         refused = completed(project.state, [sys.executable, *submitted], PATIENCE_S)
         assert "runs already" in refused.stderr
         os.kill(processes["jobmanager-0"], signal.SIGKILL)  # the first, and so the leader

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 
 from models.registry import Registry
 from operators.broker import Broker
 from operators.ports import free_port
+from operators.rest import Rest
 from operators.running import counters
 from tests.bundles import forced, versioned
 from tests.kafka import Reader, Record, running, send, wait_for
@@ -153,10 +153,9 @@ class Shop:
         return [self._counters(port).get(name, 0) for port in self.rest.values()]
 
     def _counters(self, port: int) -> dict[str, int]:
-        rest = f"http://127.0.0.1:{port}"
+        rest = Rest(f"127.0.0.1:{port}")
         try:
-            with urllib.request.urlopen(f"{rest}/jobs", timeout=5) as answer:
-                (job,) = json.load(answer)["jobs"]
+            (job,) = rest.get("/jobs")["jobs"]
             return counters(rest, job["id"])
         except (OSError, ValueError):
             return {}

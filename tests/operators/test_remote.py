@@ -17,6 +17,7 @@ from operators.remote import (
     newest_savepoint,
     require_slots,
 )
+from operators.rest import Rest
 
 JOB = "0123456789abcdef" * 2
 
@@ -69,30 +70,31 @@ class Answers(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def rest(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of Answers, where no leader is elected yet."""
+def rest(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rest]:
+    """The REST of Answers, where no leader is elected yet."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     monkeypatch.setattr(Answers, "without_leader", 2)
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
+        yield Rest(f"127.0.0.1:{server.server_port}")
         server.shutdown()
 
 
-def test_a_moment_without_a_leader_ends_no_command(rest: str) -> None:
+def test_a_moment_without_a_leader_ends_no_command(rest: Rest) -> None:
     require_slots(rest, 2)
     assert Answers.without_leader == 0
 
 
 def test_too_few_slots_are_told_with_what_there_is(
-    rest: str, monkeypatch: pytest.MonkeyPatch
+    rest: Rest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "REGISTER_SECONDS", 0.1)
+    monkeypatch.setattr(Answers, "without_leader", 0)
     with pytest.raises(RemoteError, match=f"expected 3 free slots on {rest}; there are 2"):
         require_slots(rest, 3)
 
 
-def test_what_flink_refuses_is_told_at_once(rest: str) -> None:
+def test_what_flink_refuses_is_told_at_once(rest: Rest) -> None:
     with pytest.raises(RemoteError, match=f"{rest}/jobs/{JOB}: no such job"):
         remote.wait_until_up(rest, JOB)
