@@ -40,6 +40,7 @@ from tests.kafka import read as read_topic
 from udfs.events import EVENT_TYPES, TYPE_ALIASES, decode
 from udfs.feedback import Feedback
 from udfs.recommend import Recommendation, RecommendedItem
+from udfs.sessions import Session, SessionEvent
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -91,6 +92,7 @@ RUN_BY = {
     "./scripts/setup train": SETUP,
     "./scripts/broker start --topic user-events:4 --topic recommendations:4 "
     "--topic dead-letters": BROKER,
+    "./scripts/broker start": BROKER,
     "./scripts/broker status": BROKER,
     "./scripts/broker stop": BROKER,
     f"{PYTHON} recommend": RECOMMEND,
@@ -115,7 +117,9 @@ RUN_BY = {
     "-pym jobs sessions": "tests/jobs/test_cluster.py::project.flink_run(rest",
     f"{PYTHON} sessions --set {KAFKA}": "tests/jobs/test_sessions.py::"
     "test_the_job_closes_the_sessions_that_the_rule_closes",
-    f"{PYTHON} feedback": "tests/jobs/test_feedback.py::"
+    f"{PYTHON} sessions --set kafka.create_topics=true": "tests/jobs/test_sessions.py::"
+    "kafka.create_topics=true",
+    f"{PYTHON} feedback --set kafka.create_topics=true": "tests/jobs/test_feedback.py::"
     "test_each_item_ends_with_the_one_final_record_that_the_contract_says",
     f"{PYTHON} feedback --set delivery=exactly-once --set horizon_s=3600": "tests/jobs/"
     "test_feedback.py::test_exactly_once_survives_a_killed_worker",
@@ -330,6 +334,13 @@ def test_the_fields_of_feedback_that_are_told_are_those_of_the_message() -> None
     assert told | keys == set(Feedback.__struct_fields__)
 
 
+def test_the_fields_of_sessions_that_are_told_are_those_of_the_message() -> None:
+    rows = {tuple(names(field)): meaning for field, meaning in table("field of `sessions`")}
+    told = [name for row in rows for name in row]
+    assert told == [name for name in Session.__struct_fields__ if name != "schema_version"]
+    assert {*names(rows[("events",)])} >= {*SessionEvent.__struct_fields__}
+
+
 def test_every_job_is_in_the_table() -> None:
     assert {names(row[0])[0] for row in table("job")} == {*JOBS, *TOOLS}
     known = {*command_line.list_commands(click.Context(command_line))}
@@ -375,7 +386,9 @@ def test_the_bundle_holds_the_files_that_are_told() -> None:
 
 
 def test_the_quality_told_is_that_of_the_shipped_bundle() -> None:
-    metrics = json.loads((STARTER / "manifest.json").read_text())["metrics"]
+    manifest = json.loads((STARTER / "manifest.json").read_text())
+    assert f" {manifest['counts']['items']:,} items of its own shop" in README
+    metrics = manifest["metrics"]
     told = {names(row[0])[0]: row[1:] for row in table("model")}
     columns = ("hr20", "mrr20", "ndcg20", "coverage")
     assert told == {

@@ -42,8 +42,8 @@ DAY_MS = 86_400_000
 Key = tuple[str, str]  # recommendation_id, item_id
 
 
-def options(broker: Broker, name: str, *more: str) -> list[str]:
-    broker.create_topics({f"{name}-{kind}": 2 for kind in KINDS})
+def options(broker: Broker, name: str, *more: str, there: Sequence[str] = KINDS) -> list[str]:
+    broker.create_topics({f"{name}-{kind}": 2 for kind in there})
     return [
         f"kafka.bootstrap={broker.bootstrap}",
         f"kafka.group={name}",
@@ -81,7 +81,8 @@ class Shuffled:
 
 @pytest.fixture(scope="module")
 def shuffled(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Shuffled:
-    settings = options(broker, "f-any", "engine.profile=latency", "out_of_order_s=1000000")
+    given = ("engine.profile=latency", "out_of_order_s=1000000", "kafka.create_topics=true")
+    settings = options(broker, "f-any", *given, there=KINDS[:2])
     draw = random.Random(7)
     lists, acts = browsing(seed=7, users=150)
     acts.append(Act("stray", "select_item", "u", START_MS, (("i-1", 0, 1),), "nobody-made-it"))
