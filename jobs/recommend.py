@@ -66,6 +66,12 @@ class Answers(Settings):
     )
     window: int = Field(20, ge=1, le=1000, description="last events of a user that are looked at")
     session_gap_s: float = Field(1800, gt=0, description="seconds of silence that end a session")
+    state_ttl_s: float = Field(
+        86_400,
+        gt=0,
+        description="seconds by which an event may be older than the newest of its user and count; "
+        "after as long without events the user's window is dropped",
+    )
     list_size: int = Field(20, ge=1, le=1000, description="items of a list")
     exclude_seen: bool = Field(True, description="leave out items already in the session")
 
@@ -96,13 +102,10 @@ class RecommendSettings(Answers, Delivery):
         le=1000,
         description="latency profile: milliseconds for which windows wait to be answered together",
     )
-    state_ttl_s: float = Field(
-        86_400, gt=0, description="seconds after its last event until a user's window is dropped"
-    )
 
 
-CLOCKLESS = dict.fromkeys(("poll_s", "budget_ms", "state_ttl_s"), 1e9)
-"""Settings by which the wall clock changes no answer: no poll, no budget, no time to live."""
+CLOCKLESS = dict.fromkeys(("poll_s", "budget_ms"), 1e9)
+"""Settings by which the wall clock changes no answer: no poll, no budget."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +135,8 @@ def recommend(
     env: TableEnvironment, window: Table, mode: Mode, settings: RecommendSettings
 ) -> Table:
     """Answer each window, as Kafka records with CloudEvents headers; some windows get no list."""
-    rules = Rules(settings.triggers, round(settings.session_gap_s * 1000))
+    gap_ms, kept_ms = round(settings.session_gap_s * 1000), round(settings.state_ttl_s * 1000)
+    rules = Rules(settings.triggers, gap_ms, kept_ms)
     ranking = Ranking(list_size=settings.list_size, exclude_seen=settings.exclude_seen)
     function = recommending(mode, served(settings), rules, ranking)
     env.create_temporary_function("recommend", function)
@@ -190,7 +194,8 @@ def main(settings: RecommendSettings) -> int:
 def answer(settings: RecommendSettings, job: str, past: Past | None = None) -> int:
     """Run the pipeline between topics, without an end or over what is `past`: the exit code."""
     env = table_environment(settings.engine, job)
-    env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
+    if not settings.kafka.bounded:  # Flink goes by the clock, which must not change the past
+        env.get_config().set("table.exec.state.ttl", f"{round(settings.state_ttl_s * 1000)} ms")
     fetch, linger = _CLIENTS[settings.engine.profile]
     ranges, behind_s = (past.ranges, past.out_of_order_s) if past else (None, None)
     kafka.raw_source(

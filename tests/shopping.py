@@ -20,7 +20,7 @@ from udfs.recommend import Answer, Answering, Rules, Tally
 STARTER = Path(__file__).resolve().parent.parent / "models" / "starter" / "online-retail"
 START_MS = 1_322_728_000_000
 TYPES = (*INTERACTIONS, "search", "remove_from_cart", "view_item_list", "session_end")
-WINDOW, GAP_MS = 20, 1_800_000
+WINDOW, GAP_MS, KEPT_MS = 20, 1_800_000, 86_400_000
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _answered(
     active_from = after.active_from if after else 0
     answering = Answering(
         lambda event_time: then if event_time >= active_from else first,
-        Rules((*INTERACTIONS, "search"), GAP_MS),
+        Rules((*INTERACTIONS, "search"), GAP_MS, KEPT_MS),
     )
     texts: dict[str, list[str]] = defaultdict(list)
     for record in records:

@@ -21,10 +21,11 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Which events are answered and where a session ends."""
+    """Which events are answered, where a session ends, and how far back anything counts."""
 
     triggers: Collection[str]  # names of event types
     gap_ms: int
+    kept_ms: int
 
 
 @dataclass(slots=True)
@@ -91,6 +92,7 @@ class Answering:
     def __init__(self, recommender_at: Callable[[int], Recommender], rules: Rules) -> None:
         self.recommender_at = recommender_at
         self.gap_ms = rules.gap_ms
+        self.kept_ms = rules.kept_ms
         self.triggers = frozenset(TYPE_CODES[name] for name in rules.triggers)
 
     def answer(
@@ -104,7 +106,7 @@ class Answering:
         tally = Tally()
         due: dict[Recommender, list[_Due]] = {}
         for row, text in enumerate(windows):
-            window = window_from_text(text)
+            window = self._kept(window_from_text(text))
             if self._is_due(window, tally):
                 session = current_session(without_repeats(window), self.gap_ms)
                 chosen = self.recommender_at(window[-1].time)
@@ -134,6 +136,11 @@ class Answering:
             answers[each.row] = _message(
                 users[each.row], each.trigger, ranked, version, took_us, now
             )
+
+    def _kept(self, window: list[Event]) -> list[Event]:
+        """The events that still count: how long state outlives them must change no answer."""
+        since = window[-1].time - self.kept_ms
+        return [event for event in window if event.time >= since]
 
     def _is_due(self, window: list[Event], tally: Tally) -> bool:
         trigger = window[-1]

@@ -32,7 +32,7 @@ from udfs.events import decode, to_text
 from udfs.recommend import Answering, Rules
 
 BATCH = 1000  # rows of an Arrow batch in the throughput profile
-WINDOW, GAP_MS, SPAN_MS = 20, 1_800_000, 3_600_000
+WINDOW, GAP_MS, KEPT_MS, SPAN_MS = 20, 1_800_000, 86_400_000, 3_600_000
 COLD = 0.25  # of the events, which the job's JVM takes to compile its code
 LOOP_EVENTS = 100_000  # evenly spaced among the others: enough for a steady rate
 
@@ -146,7 +146,7 @@ def _loop(path: Path, windows: tuple[list[str], list[str]]) -> float:
 
 def _answer(path, users, texts, barrier, results) -> None:  # type: ignore[no-untyped-def]
     recommender = Recommender(load_bundle(path), Settings())
-    answering = Answering(lambda _: recommender, Rules(("view_item",), GAP_MS))
+    answering = Answering(lambda _: recommender, Rules(("view_item",), GAP_MS, KEPT_MS))
     answering.answer(users[:BATCH], texts[:BATCH])
     barrier.wait()
     begin, written = time.perf_counter(), 0

@@ -31,7 +31,7 @@ class LastItemFirst:
 
 def answering(*triggers: str) -> Answering:
     recommender = cast(Recommender, LastItemFirst())
-    return Answering(lambda _: recommender, Rules(triggers or INTERACTIONS, 1_800_000))
+    return Answering(lambda _: recommender, Rules(triggers or INTERACTIONS, 1_800_000, 7_200_000))
 
 
 def event(name: str, kind: str, seconds: int, *items: str) -> Event:
@@ -130,6 +130,19 @@ def test_the_id_depends_on_user_trigger_and_bundle_alone() -> None:
     assert recommendation_id("ab", "c", "1") != recommendation_id("a", "bc", "1")
 
 
+def test_what_the_state_need_not_keep_counts_no_more_although_it_is_there() -> None:
+    seconds = [0, 7200, 7201]  # two hours are kept
+    rules = Rules(INTERACTIONS, 10_000_000, 7_200_000)
+    answering = Answering(lambda _: cast(Recommender, LastItemFirst()), rules)
+    again = event("e0", "view_item", 7201, "i0")
+    made = [event(f"e{n}", "view_item", n, f"i{n}") for n in seconds]
+    windows = [window(*made[:2]), window(*made), window(made[0], again)]
+    answers, tally = answering.answer(["u"] * 3, windows)
+    found = [items_of(answer.value) for answer in answers if answer is not None]
+    assert found == [["i7200", "i0"], ["i7201", "i7200"], ["i0"]]
+    assert (tally.answered, tally.duplicates) == (3, 0)
+
+
 def test_events_around_a_swap_are_answered_by_the_bundles_of_their_times() -> None:
     old, new = LastItemFirst(), LastItemFirst()
     new.bundle_version = "test-2"
@@ -140,7 +153,9 @@ def test_events_around_a_swap_are_answered_by_the_bundles_of_their_times() -> No
 
     seconds = [10, 30, 19, 20, 5]  # as they arrive
     windows = [window(event(f"e{n}", "view_item", n, f"i{n}")) for n in seconds]
-    answers, tally = Answering(chosen, Rules(INTERACTIONS, 1_800_000)).answer(["u"] * 5, windows)
+    answers, tally = Answering(chosen, Rules(INTERACTIONS, 1_800_000, 7_200_000)).answer(
+        ["u"] * 5, windows
+    )
     made = [json.loads(answer.value) for answer in answers if answer is not None]
     assert [each["bundle_version"] for each in made] == [
         "test-1",

@@ -49,7 +49,9 @@ class Shop:
         bundle = self.registry.bundles.load(self.registry.bundles.find(decision.bundle_version))
         ranking = Settings(list_size=shop.RECOMMEND["list_size"])
         recommender = Recommender(bundle, ranking)
-        answering = Answering(lambda time: recommender, Rules(TRIGGERS, shop.GAP_S * 1000))
+        answering = Answering(
+            lambda time: recommender, Rules(TRIGGERS, shop.GAP_S * 1000, 86_400_000)
+        )
         texts: dict[str, list[str]] = defaultdict(list)
         waiting: list[str] = []
         for _ in range(turns):
