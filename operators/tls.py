@@ -1,8 +1,8 @@
-"""Certificates for Flink's REST: PEM files for this process, Java's key stores for Flink's.
+"""Certificates by which a cluster, and who gives it jobs, know each other.
 
-    streamrec's clients, flink run  ── TLS, each side shows its certificate ──  the cluster's REST
+    streamrec, flink run ── REST ── JobManager ── RPC, code, data ── TaskManagers
 
-Flink reads PKCS #12 alone, so the PEM files are rewritten for it, below a password drawn for that.
+Flink reads no PEM files: they are rewritten for it as key stores, with a password drawn for that.
 """
 
 from __future__ import annotations
@@ -67,35 +67,30 @@ class Tls(BaseModel):
         """Flink's options for TLS; the key stores that they name are written to `folder`."""
         if not self.ca:
             return {}
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         password = secrets.token_hex(16)
         hidden = BestAvailableEncryption(password.encode())
         trusted = [pkcs12.PKCS12Certificate(each, None) for each in _certificates(self.ca)]
         stores = {"truststore": pkcs12.serialize_java_truststore(trusted, hidden)}
-        if self.certificate:
-            key, (own, *chain) = _identity(self.certificate)
-            stores["keystore"] = pkcs12.serialize_key_and_certificates(
-                b"rest", key, own, chain, hidden
-            )
-        prefix = "security.ssl.rest"
         options = {
             # Flink's own choice is TLS 1.2 with suites for RSA keys alone.
-            "security.ssl.protocol": "TLSv1.3",
-            "security.ssl.algorithms": "TLS_AES_256_GCM_SHA384,TLS_AES_128_GCM_SHA256",
-            f"{prefix}.enabled": "true",
-            f"{prefix}.authentication-enabled": str("keystore" in stores).lower(),
+            "protocol": "TLSv1.3",
+            "algorithms": "TLS_AES_256_GCM_SHA384,TLS_AES_128_GCM_SHA256",
+            "rest.enabled": "true",
         }
-        for name, content in stores.items():
-            path = folder / f"{name}.p12"
-            path.write_bytes(content)
+        if self.certificate:
+            key, (own, *chain) = _identity(self.certificate)
+            named = (b"flink", key, own, chain)
+            stores["keystore"] = pkcs12.serialize_key_and_certificates(*named, hidden)
             options |= {
-                f"{prefix}.{name}": str(path),
-                f"{prefix}.{name}-type": "PKCS12",
-                f"{prefix}.{name}-password": password,
+                "rest.authentication-enabled": "true",
+                "internal.enabled": "true",  # and what the cluster's processes tell each other
+                "key-password": password,
             }
-        if "keystore" in stores:
-            options[f"{prefix}.key-password"] = password
-        return options
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name, content in stores.items():
+            (folder / f"{name}.p12").write_bytes(content)
+            options |= {name: str(folder / f"{name}.p12"), f"{name}-password": password}
+        return {f"security.ssl.{name}": text for name, text in options.items()}
 
 
 PLAIN = Tls()

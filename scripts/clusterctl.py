@@ -169,8 +169,8 @@ def cli() -> None:
     "--ha", is_flag=True, help="With a ZooKeeper and a second JobManager that takes over."
 )
 @click.option("--port", type=click.IntRange(1, 65535), default=8081, show_default=True)
-@click.option("--ca", type=_PEM, help="TLS for its REST: whose certificates it lets in (PEM).")
-@click.option("--certificate", type=_PEM, help="Its private key and certificates (PEM), with --ca.")
+@click.option("--ca", type=_PEM, help="TLS: PEM file that says whose certificates are let in.")
+@click.option("--certificate", type=_PEM, help="With --ca: PEM file with its key and certificates.")
 @_directory
 @as_json
 def start_command(

@@ -1,4 +1,4 @@
-"""A cluster whose REST speaks TLS, and lets in only who shows a certificate that it trusts."""
+"""A cluster that speaks TLS, and lets in only who shows a certificate that it trusts."""
 
 from __future__ import annotations
 
@@ -74,5 +74,5 @@ def test_only_who_shows_a_trusted_certificate_submits_and_stops_jobs(
     assert conf.joinpath("config.yaml").stat().st_mode & 0o077 == 0
     (password,) = set(re.findall("password: (.+)", conf.joinpath("config.yaml").read_text()))
     logs = "".join(path.read_text("utf-8", "replace") for path in project.state.rglob("*.log"))
-    assert "security.ssl.rest.keystore-password" in logs
+    assert "security.ssl.keystore-password" in logs
     assert password not in logs

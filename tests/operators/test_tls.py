@@ -27,13 +27,14 @@ def test_flinks_stores_hold_what_the_pem_files_do_and_only_their_owner_reads_the
     tls = Tls(ca=trusted.ca, certificate=trusted.identity("flink"))
     options = tls.options(tmp_path / "tls")
     assert (tmp_path / "tls").stat().st_mode & 0o077 == 0
-    password = options["security.ssl.rest.keystore-password"].encode()
-    store = Path(options["security.ssl.rest.keystore"]).read_bytes()
+    password = options["security.ssl.keystore-password"].encode()
+    store = Path(options["security.ssl.keystore"]).read_bytes()
     key, certificate, _ = pkcs12.load_key_and_certificates(store, password)
     assert key is not None
     assert certificate is not None
     assert certificate.public_key() == key.public_key()
     assert options["security.ssl.rest.authentication-enabled"] == "true"
+    assert options["security.ssl.internal.enabled"] == "true"
 
 
 def test_an_authority_alone_encrypts_without_showing_a_certificate(
@@ -41,8 +42,7 @@ def test_an_authority_alone_encrypts_without_showing_a_certificate(
 ) -> None:
     options = Tls(ca=trusted.ca).options(tmp_path / "tls")
     assert options["security.ssl.rest.enabled"] == "true"
-    assert options["security.ssl.rest.authentication-enabled"] == "false"
-    assert "security.ssl.rest.keystore" not in options
+    assert not {"security.ssl.rest.authentication-enabled", "security.ssl.keystore"} & {*options}
 
 
 @pytest.mark.parametrize(
