@@ -1,7 +1,7 @@
 """A standalone Flink cluster of real processes: one JobManager and TaskManagers beside it.
 
     with Cluster(taskmanagers=2) as cluster:
-        subprocess.run([..., "--set", f"engine.jobmanager={cluster.rest}"])
+        subprocess.run([..., "--set", f"engine.jobmanager={cluster.rest.address}"])
 
 Every process listens on the loopback address only and ends with the one that started it.
 """
@@ -15,7 +15,6 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from operators import tether
 from operators.ports import HOST, free_port
@@ -33,11 +32,12 @@ class Cluster(Service):
         self, taskmanagers: int = 1, slots: int = 1, options: Mapping[str, str] | None = None
     ) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="streamrec-cluster-"))
-        self.rest = f"{HOST}:{free_port()}"
+        port = free_port()
+        self.rest = Rest(f"{HOST}:{port}")
         self._count, self._slots = taskmanagers, slots
         self._options = {
             "jobmanager.rpc.port": str(free_port()),
-            "rest.port": self.rest.rpartition(":")[2],
+            "rest.port": str(port),
             **(options or {}),
         }
         self._tethers: list[subprocess.Popen[str]] = []
@@ -51,7 +51,7 @@ class Cluster(Service):
         for _ in range(self._count):
             self.start_taskmanager()
         slots = self._count * self._slots
-        wait_for_slots(self.directory, [Rest(self.rest)], slots, self._is_alive)
+        wait_for_slots(self.directory, [self.rest], slots, self._is_alive)
         return self
 
     def start_taskmanager(self) -> int:
@@ -65,10 +65,6 @@ class Cluster(Service):
         pid = self.taskmanager_pids.pop(0)
         os.kill(pid, signal.SIGKILL)
         return pid
-
-    def get(self, path: str) -> Any:
-        """What the REST answers at `path`, for instance "/overview"."""
-        return Rest(self.rest).get(path)
 
     def close(self) -> None:
         """End every process and remove the folder."""

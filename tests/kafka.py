@@ -71,8 +71,9 @@ def send(bootstrap: str, topic: str, records: Iterable[Record]) -> list[Record]:
         return note
 
     for record in records:
+        headers = [*record.headers]
         producer.produce(
-            topic, record.value, record.key, headers=record.headers, on_delivery=delivered(record)
+            topic, record.value, record.key, headers=headers, on_delivery=delivered(record)
         )
         producer.poll(0)
     producer.flush()

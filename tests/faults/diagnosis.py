@@ -6,32 +6,32 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from operators import rest as flink
 from operators.remote import ENDED
+from operators.rest import Rest
 
 STACK_LINES = 30
 _TASK = re.compile(r"(?!OutputFlusher|Time Trigger).*\(\d+/\d+\)#\d+$")
 _IDLE = "processMailsWhenDefaultActionUnavailable"
 
 
-def doing(rest: str) -> list[str]:
+def doing(rest: Rest) -> list[str]:
     """Lines that tell of each job that has not ended; of the TaskManagers, the tasks' threads."""
-    lines = []
-    for job in flink.get(f"{rest}/jobs/overview")["jobs"]:
+    lines: list[str] = []
+    for job in rest.get("/jobs/overview")["jobs"]:
         if job["state"] not in ENDED:
-            lines += _job(f"{rest}/jobs/{job['jid']}")
-    for worker in flink.get(f"{rest}/taskmanagers")["taskmanagers"]:
-        lines += _threads(flink.get(f"{rest}/taskmanagers/{worker['id']}/thread-dump"))
+            lines += _job(rest, f"/jobs/{job['jid']}")
+    for worker in rest.get("/taskmanagers")["taskmanagers"]:
+        lines += _threads(rest.get(f"/taskmanagers/{worker['id']}/thread-dump"))
     return lines
 
 
-def _job(url: str) -> Iterator[str]:
-    job, checkpoints = flink.get(url), flink.get(f"{url}/checkpoints")
+def _job(rest: Rest, path: str) -> Iterator[str]:
+    job, checkpoints = rest.get(path), rest.get(f"{path}/checkpoints")
     yield f"{job['name']} is {job['state']}; checkpoints: {checkpoints['counts']}"
     for made in checkpoints["history"][:1]:
         yield f"the newest one is {made['status']}: {made['num_acknowledged_subtasks']} tasks of it"
     for vertex in job["vertices"]:
-        told = flink.get(f"{url}/vertices/{vertex['id']}/watermarks")
+        told = rest.get(f"{path}/vertices/{vertex['id']}/watermarks")
         watermarks = [each["value"] for each in told]
         metrics = vertex["metrics"]
         yield (

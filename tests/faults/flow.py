@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import KafkaError, Producer
 
 from operators.kafka import MAX_RECORD_BYTES
 from tests.kafka import Record
@@ -70,7 +70,7 @@ class Flow:
                 self.topic,
                 record.value,
                 record.key,
-                headers=record.headers,
+                headers=[*record.headers],
                 timestamp=record.sent_ms,
                 on_delivery=self._note,
             )
@@ -79,6 +79,6 @@ class Flow:
             due += 1 / self.rate
             self._stopping.wait(max(due - time.monotonic(), 0))
 
-    def _note(self, error: KafkaException | None, _: object) -> None:
+    def _note(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
             self._refused.append(str(error))

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import psutil
 
-from operators import rest
+from operators.cluster import Cluster
 from operators.ports import free_port
+from operators.rest import Rest
 from operators.service import Service
-from operators.standalone import answering
+from operators.standalone import answering, rests
 from tests.faults.scenario import Figures, Ground, scenario
 from tests.faults.stage import PATIENCE_S, RUNS, Run, moments, run, stage
 from tests.kafka import ROOT, completed, wait_for
@@ -31,17 +32,17 @@ class Elected(Service):
         self.folder, self.port = folder, free_port()
         self.directory = folder / "streamrec" / "cluster"
         self.processes: dict[str, int] = {}
-        self.addresses: list[str] = []
+        self.places: list[Rest] = []
 
     @property
-    def rest(self) -> str:
+    def rest(self) -> Rest:
         """The REST that answers: of the leader or of the other JobManager."""
-        return answering(self.addresses) or self.addresses[0]
+        return answering(self.places) or self.places[0]
 
     def start(self) -> Elected:
         """Start what is not running."""
         told = json.loads(self._cluster("start", "--ha", "--port", str(self.port), "--json"))
-        self.processes, self.addresses = told["processes"], told["rest"]
+        self.processes, self.places = told["processes"], rests(told)
         return self
 
     def close(self) -> None:
@@ -102,10 +103,10 @@ def _changes_the_leader(recommend: Run, cluster: Elected) -> float:
     return seconds
 
 
-def restored_since(cluster: Elected, job: str, began: float) -> bool:
+def restored_since(cluster: Cluster | Elected, job: str, began: float) -> bool:
     """Whether the job went on from a checkpoint after `began`, in epoch seconds."""
     try:
-        told = rest.get(f"http://{cluster.rest}/jobs/{job}/checkpoints")["latest"]["restored"]
+        told = cluster.rest.get(f"/jobs/{job}/checkpoints")["latest"]["restored"]
     except (OSError, HTTPException):  # nobody is elected yet
         return False
     return bool(told) and told["restore_timestamp"] > began * 1000

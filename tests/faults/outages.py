@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 
-from operators import rest
 from operators.accounting import LOST
 from operators.remote import cancel
 from tests.faults.scenario import Figures, Ground, scenario
@@ -78,12 +77,12 @@ def _committed_by_hand(recommend: Run) -> None:
 
 def _savepoint(recommend: Run) -> str:
     """The URI of a savepoint of the job, which goes on; its transactions are not committed yet."""
-    url = f"{recommend.stage.rest}/jobs/{recommend.job_id}/savepoints"
+    rest, path = recommend.stage.rest, f"/jobs/{recommend.job_id}/savepoints"
     folder = (recommend.stage.ground.folder / "savepoints").as_uri()
-    asked = rest.send("POST", url, {"target-directory": folder})["request-id"]
+    asked = rest.send("POST", path, {"target-directory": folder})["request-id"]
 
     def taken() -> bool:
-        return bool(rest.get(f"{url}/{asked}")["status"]["id"] == "COMPLETED")
+        return bool(rest.get(f"{path}/{asked}")["status"]["id"] == "COMPLETED")
 
     wait_for(taken, PATIENCE_S, "the savepoint", 0.1)
-    return str(rest.get(f"{url}/{asked}")["operation"]["location"])
+    return str(rest.get(f"{path}/{asked}")["operation"]["location"])

@@ -60,7 +60,7 @@ class Watch:
         with self._lock:
             if error is None:
                 place = (message.partition() or 0, message.offset() or 0)
-                headers = list(message.headers() or [])  # type: ignore[arg-type]
+                headers = list(message.headers() or [])
                 record = Record(message.value(), message.key(), headers, *place)  # type: ignore[arg-type]
                 self._records[place[0]].append(record)
             elif error.code() == KafkaError._PARTITION_EOF:

@@ -16,11 +16,11 @@ from typing import Any
 
 import psutil
 
-from operators import rest
 from operators.broker import Broker
 from operators.cluster import Cluster
 from operators.environment import pipeline_name
 from operators.remote import ENDED, cancel, failure, newest, running
+from operators.rest import Rest
 from operators.running import counters
 from tests.canaries import reasons, screens_and_logs, shown, sung
 from tests.faults.diagnosis import doing
@@ -55,8 +55,8 @@ class Stage:
     cluster: Cluster
 
     @property
-    def rest(self) -> str:
-        return f"http://{self.cluster.rest}"
+    def rest(self) -> Rest:
+        return self.cluster.rest
 
     def jobs(self, *words: str) -> str:
         """Run `python -m jobs …`; its standard output. AssertionError if it fails."""
@@ -67,7 +67,7 @@ class Stage:
 
     def submit(self, name: str, *settings: str) -> str:
         """Leave a job to the cluster and wait until it runs; returns its id."""
-        words = job(name, f"engine.jobmanager={self.cluster.rest}", *settings)[3:]
+        words = job(name, f"engine.jobmanager={self.rest.address}", *settings)[3:]
         self.jobs(*words, "--target", "cluster")
         found = running(self.rest, pipeline_name(name))
         assert found is not None
@@ -92,7 +92,7 @@ def stage(
     with Broker(options=broker_options) as broker, cluster as ours:
         made = Stage(ground, broker, ours)
         yield made
-        told = [*shown(made.rest).values(), *screens_and_logs(ground.folder)]
+        told = [*shown(str(made.rest)).values(), *screens_and_logs(ground.folder)]
         told += screens_and_logs(ours.directory)
         assert not sung(told), f"users or secrets are told: {sung(told)[:3]}"
     wait_for(lambda: not python_workers(ours.directory), 60, "the end of all Python workers")
@@ -160,8 +160,8 @@ class Run:
 
     def failures(self) -> int:
         """How many times the job has failed, and so was started again."""
-        url = f"{self.stage.rest}/jobs/{self.job_id}/exceptions?maxExceptions=1000"
-        return len(rest.get(url)["exceptionHistory"]["entries"])
+        told = self.stage.rest.get(f"/jobs/{self.job_id}/exceptions?maxExceptions=1000")
+        return len(told["exceptionHistory"]["entries"])
 
     def counts(self) -> dict[str, int]:
         """The job's own counters, as Flink tells them: a second late."""
@@ -169,13 +169,12 @@ class Run:
 
     def checkpoints(self) -> dict[str, Any]:
         """What Flink tells of the job's checkpoints: counts, latest, …"""
-        told: dict[str, Any] = rest.get(f"{self.stage.rest}/jobs/{self.job_id}/checkpoints")
+        told: dict[str, Any] = self.stage.rest.get(f"/jobs/{self.job_id}/checkpoints")
         return told
 
     def take_checkpoint(self) -> None:
         """Have a checkpoint begin, without waiting for its end."""
-        url = f"{self.stage.rest}/jobs/{self.job_id}/checkpoints"
-        rest.send("POST", url, {"checkpointType": "FULL"})
+        self.stage.rest.send("POST", f"/jobs/{self.job_id}/checkpoints", {"checkpointType": "FULL"})
 
     def found(self) -> set[str]:
         """The recommendation_ids that the reader has got so far."""

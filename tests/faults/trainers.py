@@ -114,8 +114,7 @@ def two_trainers(ground: Ground) -> Figures:
         both = [Trainer(ground.folder / f"trainer-{n}", shared, broker, seed=n) for n in (1, 2)]
         with both[0].running() as one, both[1].running() as other:
             for process, trainer in ((one, both[0]), (other, both[1])):
-                wait_until(process, lambda t=trainer: bool(t.candidates), trainer, "a candidate")
-                psutil.Process(process.pid).suspend()
+                _suspend_with_a_candidate(process, trainer)
             for process in (one, other):
                 psutil.Process(process.pid).resume()
             codes = [process.wait(2 * PATIENCE_S) for process in (one, other)]
@@ -170,6 +169,11 @@ def moments(trainer: Trainer) -> dict[str, Callable[[], bool]]:
         "it is published": lambda: len([*(root / "published").glob("*")]) > 1,
         "it is decided": lambda: len([*(root / "history").glob("*")]) > 1,
     }
+
+
+def _suspend_with_a_candidate(process: subprocess.Popen[str], trainer: Trainer) -> None:
+    wait_until(process, lambda: bool(trainer.candidates), trainer, "a candidate")
+    psutil.Process(process.pid).suspend()
 
 
 def wait_until(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Set
 from typing import Any
 
 from operators.remote import cancel
@@ -35,7 +36,7 @@ def savepoint_upgrade(ground: Ground) -> Figures:
     return figures
 
 
-def _made(ours: Stage, kept: Kept, prefix: str, state: str | None, due: set[str]) -> dict[str, Any]:
+def _made(ours: Stage, kept: Kept, prefix: str, state: str | None, due: Set[str]) -> dict[str, Any]:
     """What the job makes of all the records, or of those after `state`: by its ids."""
     events, messages, *_ = topics = kept.topics(prefix)
     ours.broker.create_topics(dict.fromkeys(topics, PARTITIONS))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from models.loading import load_bundle
 from models.registry import Registry
 from operators.broker import Broker
 from operators.cluster import Cluster
+from operators.rest import Rest
 from tests.bundles import versioned
 from tests.kafka import Reader, Record, read, running, screen, send, wait_for
 from tests.shopping import START_MS, STARTER, Swap, decision, expected, shopping, starter
@@ -51,7 +51,7 @@ class Trial:
         self,
         broker: Broker,
         name: str,
-        rest: str,
+        rest: Rest,
         reader: Reader,
         process: subprocess.Popen[str],
         second: Bundle | None = None,
@@ -113,30 +113,22 @@ class Trial:
         return (json.loads(record.value or b"") for record in self.records[:stop])
 
     def _take_checkpoint(self) -> None:
-        (job,) = self._ask("/jobs")["jobs"]
+        (job,) = self.rest.get("/jobs")["jobs"]
         path = f"/jobs/{job['id']}/checkpoints"
-        taken = f"{path}/{self._ask(path, {'checkpointType': 'FULL'})['request-id']}"
+        asked = self.rest.send("POST", path, {"checkpointType": "FULL"})
+        taken = f"{path}/{asked['request-id']}"
 
         def is_over() -> bool:
-            return self._ask(taken)["status"]["id"] == "COMPLETED"
+            return self.rest.get(taken)["status"]["id"] == "COMPLETED"
 
         wait_for(is_over, PATIENCE_S, "the checkpoint")
-        assert "failure-cause" not in self._ask(taken)["operation"], self._ask(taken)
-        assert self._ask(path)["counts"]["completed"] == 1
-
-    def _ask(self, path: str, body: dict | None = None) -> dict:
-        """What Flink's REST answers: to a GET, or to a POST where there is a body."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            f"http://{self.rest}{path}", data, {"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            return json.load(answer)
+        assert "failure-cause" not in self.rest.get(taken)["operation"], self.rest.get(taken)
+        assert self.rest.get(path)["counts"]["completed"] == 1
 
 
 @contextmanager
 def trial(
-    broker: Broker, state: Path, name: str, rest: str, *more: str, second: Bundle | None = None
+    broker: Broker, state: Path, name: str, rest: Rest, *more: str, second: Bundle | None = None
 ) -> Iterator[Trial]:
     """The job runs and has answered the first events.
 
@@ -173,7 +165,7 @@ def test_a_taskmanager_killed_during_a_swap_loses_no_list(broker: Broker, tmp_pa
     registry.publish(second)
     with Cluster(taskmanagers=1, options=HEARTBEAT) as cluster:
         options = [
-            f"engine.jobmanager={cluster.rest}",
+            f"engine.jobmanager={cluster.rest.address}",
             f"registry={registry.root.path}",
             "poll_s=0.05",
         ]

@@ -17,10 +17,12 @@ def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
         names = [" ".join(psutil.Process(pid).cmdline()) for pid in pids]
         assert "StandaloneSessionClusterEntrypoint" in names[0]
         assert all("TaskManagerRunner" in name for name in names[1:])
-        assert cluster.get("/overview")["slots-total"] == 4
+        assert cluster.rest.get("/overview")["slots-total"] == 4
         killed = cluster.kill_taskmanager()
         wait_for(lambda: not psutil.pid_exists(killed), 60, "the end of the process")
-        wait_for(lambda: cluster.get("/overview")["slots-total"] == 2, 60, "the loss to be noticed")
+        wait_for(
+            lambda: cluster.rest.get("/overview")["slots-total"] == 2, 60, "the loss to be noticed"
+        )
     assert not any(map(psutil.pid_exists, pids))
     assert not cluster.directory.exists()
 
