@@ -89,7 +89,9 @@ def faults(names: tuple[str, ...], show: bool, long: bool, at_once: int) -> None
             note = "  (quick)" if each.quick else "  (long)" if each.long else ""
             click.echo(f"{each.name:40}{each.purpose}{note}")
         return
-    chosen = names or [each.name for each in SCENARIOS.values() if long or not each.long]
+    # The long ones first, so that the others run beside them.
+    by_length = sorted(SCENARIOS.values(), key=lambda each: not each.long)
+    chosen = names or [each.name for each in by_length if long or not each.long]
     if len(chosen) == 1:
         told = {name: tried(SCENARIOS[name]) for name in chosen}
     else:
