@@ -89,9 +89,12 @@ def _require_room(rest: Rest, job: str, slots: int) -> None:
 
 def _rest(engine: Engine) -> Rest:
     """The REST of the cluster the job is for; RemoteError if none answers."""
-    note = noted(default_directory()) or {"rest": [], "ha": False}
-    places = [Rest(engine.jobmanager, engine.tls)] if engine.jobmanager else rests(note)
-    deadline = time.monotonic() + (ELECTION_SECONDS if note["ha"] else 0)
+    if engine.jobmanager:
+        places, patience = [Rest(engine.jobmanager, engine.tls)], 0
+    else:
+        note = noted(default_directory()) or {"rest": [], "ha": False}
+        places, patience = rests(note), ELECTION_SECONDS if note["ha"] else 0
+    deadline = time.monotonic() + patience
     while (rest := answering(places)) is None and time.monotonic() < deadline:
         time.sleep(0.5)  # a leader was lost, and none is elected yet
     if rest is None:

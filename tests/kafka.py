@@ -26,7 +26,8 @@ from confluent_kafka import (
 from operators.kafka import MAX_RECORD_BYTES
 
 ROOT = Path(__file__).resolve().parent.parent
-JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # soon up, and many on few cores; not fast
+# Soon up, and many on few cores; not fast.
+JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:MetaspaceSize=256m"
 Headers = list[tuple[str, bytes | None]]
 T = TypeVar("T")
 PATIENCE_S = 30
@@ -169,7 +170,8 @@ def environment(state: Path) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("STREAMREC_", "FLINK_"))}
     state.mkdir(parents=True, exist_ok=True)
     own = {"XDG_STATE_HOME": str(state), "TMPDIR": tempfile.mkdtemp(prefix="tmp-", dir=state)}
-    return {"JVM_ARGS": f"-Xmx2g {JVM}"} | kept | own
+    java = {"JVM_ARGS": "-Xmx2g", "JDK_JAVA_OPTIONS": JVM}  # the latter of a cluster's JVMs too
+    return java | kept | own
 
 
 def completed(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -15,11 +17,12 @@ from tests.faults.broken_bundles import BREAKS
 from tests.faults.scenario import Figures, Ground, scenario
 from tests.faults.stage import PATIENCE_S, Run, run, stage
 from tests.kafka import wait_for
-from tests.shopping import START_MS, STARTER
+from tests.shopping import START_MS, STARTER, Swap, shopping, starter
 
 WORKERS = 2
 MUTATIONS = 240
-LATER_MS = START_MS + 30 * 86_400_000  # of events after all others
+HOUR_MS = 3_600_000
+LATER_MS = START_MS + 30 * 24 * HOUR_MS  # of events after all others
 
 
 @scenario()
@@ -43,6 +46,34 @@ def bad_bundle(ground: Ground) -> Figures:
         assert ran.failures() == 0, ran.why_it_ended()
         assert ran.counts().get("bundles_loaded", 0) == 0
     return told | {"refused": len(why)}
+
+
+@scenario(quick=True)
+def swap_kill(ground: Ground) -> Figures:
+    """A TaskManager is killed while it loads a promoted bundle: that answers what it acts on."""
+    registry = Registry(ground.folder / "registry")
+    path = versioned(STARTER, ground.folder, "next")
+    registry.publish(path)
+    items = starter().catalogue.item_ids[:200]
+    records = shopping(41, 40, 600, items) + shopping(42, 40, 200, items, LATER_MS)
+    settings = ("latency", "at-least-once", *on(registry))
+    with stage(ground) as ours, run(ours, "swap", *settings, records=records) as ran:
+        ours.cluster.start_taskmanager()  # the one that takes over
+
+        def swap_and_kill() -> None:
+            registry.promote("next", LATER_MS - HOUR_MS)
+            time.sleep(0.1)  # now it is being loaded
+            ours.cluster.kill_taskmanager()
+
+        seconds = ran.survives(swap_and_kill)
+        ground.say(f"killed a TaskManager; lists again after {seconds:.1f} s")
+        ran.flow.finish()
+        told = ran.verify(Swap(load_bundle(path), LATER_MS - HOUR_MS))
+        made = Counter(
+            json.loads(each.value or b"")["bundle_version"] for each in ran.watch.records()
+        )
+        assert min(made["next"], made[starter().version]) > 100, made
+    return told | {"by_bundle": dict(made), "seconds": round(seconds, 1)}
 
 
 @scenario()

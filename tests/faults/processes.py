@@ -31,7 +31,7 @@ def taskmanager_kill(ground: Ground) -> Figures:
     return figures
 
 
-@scenario(quick=True)
+@scenario()
 def python_worker_kill(ground: Ground) -> Figures:
     """Python workers are killed: nothing is lost or doubled, and none is left without a parent."""
     with stage(ground) as ours, run(ours, "worker") as recommend:

@@ -28,7 +28,7 @@ from tests.faults.flow import Flow
 from tests.faults.readers import Watch, committed, hanging
 from tests.faults.scenario import Figures, Ground
 from tests.kafka import JVM, Record, completed, job, last_words, now_ms, wait_for
-from tests.shopping import decision, expected, shopping, starter
+from tests.shopping import Swap, decision, expected, shopping, starter
 
 PATIENCE_S = 240  # a busy machine takes minutes to start a job
 RATE = 40  # events a second
@@ -207,10 +207,10 @@ class Run:
             raise AssertionError(f"{error}; {self.why_it_ended()}") from None
         return time.monotonic() - began
 
-    def verify(self) -> Figures:
+    def verify(self, after: Swap | None = None) -> Figures:
         """End the flow, wait for every list that is due, and hold what came against that."""
         sent = self.flow.stop()
-        due = expected(starter(), sent, now_ms())
+        due = expected(starter(), sent, now_ms(), after)
 
         self.wait_for_lists(due.keys())
         bootstrap = self.stage.broker.bootstrap

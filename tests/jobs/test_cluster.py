@@ -1,30 +1,40 @@
-"""A job on a cluster of processes: its JobManager is killed, it is rescaled, stopped, resumed."""
+"""A job on a cluster of processes: its JobManager is killed, it is rescaled, stopped, resumed.
+
+The cluster speaks TLS and lets in only who shows a certificate that it trusts; those of the fault
+scenarios speak in clear.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from jobs.sessions import SessionsSettings
+from jobs.settings import load
 from operators.broker import Broker
-from operators.configuration import CONF
 from operators.java import java_home
 from operators.ports import free_port
 from operators.release import released
 from operators.remote import cancel, running, wait_until_up
 from operators.rest import Rest
-from operators.standalone import flink_home
+from operators.standalone import flink_home, rests
+from tests.certificates import Authority
 from tests.kafka import ROOT, Reader, completed, job, last_words, send, wait_for
 from tests.shopping import decision, expected, shopping, starter
 
@@ -45,17 +55,18 @@ class Project:
     def jobs(self, *words: str) -> subprocess.CompletedProcess[str]:
         return completed(self.state, [sys.executable, "-m", "jobs", *words], 2 * PATIENCE_S)
 
-    def flink(self, *words: str, conf: Path = CONF) -> subprocess.CompletedProcess[str]:
-        variables = {"FLINK_CONF_DIR": conf, "FLINK_LOG_DIR": self.state, "JAVA_HOME": java_home()}
-        variables["JVM_ARGS"] = f"-Djava.io.tmpdir={self.state}"
-        command = ["env", *(f"{name}={value}" for name, value in variables.items())]
-        return completed(
-            self.state, [*command, str(flink_home() / "bin" / "flink"), *words], 2 * PATIENCE_S
-        )
+    @property
+    def conf(self) -> Path:
+        """The configuration of its cluster."""
+        return self.state / "streamrec" / "cluster" / "conf"
 
-    def flink_run(self, rest: str, *words: str) -> subprocess.CompletedProcess[str]:
-        python = ["-pyexec", sys.executable, "-pyclientexec", sys.executable]
-        return self.flink("run", "-d", "-m", rest, *python, "-pym", *words)
+    def flink_run(self, rest: Rest, *words: str) -> subprocess.CompletedProcess[str]:
+        variables = {"FLINK_CONF_DIR": self.conf, "JAVA_HOME": java_home()}
+        variables |= {"FLINK_LOG_DIR": self.state, "JVM_ARGS": f"-Djava.io.tmpdir={self.state}"}
+        command = ["env", *(f"{name}={value}" for name, value in variables.items())]
+        command += [str(flink_home() / "bin" / "flink"), "run", "-d", "-m", str(rest)]
+        command += ["-pyexec", sys.executable, "-pyclientexec", sys.executable, "-pym", *words]
+        return completed(self.state, command, 2 * PATIENCE_S)
 
     def status(self) -> dict[str, Any]:
         (row,) = json.loads(self.well(self.jobs("cluster", "status", "--json")))
@@ -87,17 +98,40 @@ def project(tmp_path: Path) -> Iterator[Project]:
     project.cluster("stop")
 
 
+def overview(address: str, ca: Path | None, certificate: Path | None = None) -> object:
+    """What the REST tells who comes with TLS, or without where no authority is given."""
+    context = None
+    if ca:
+        context = ssl.create_default_context(cafile=ca)
+        if certificate:
+            context.load_cert_chain(certificate)
+    url = f"http{'s' if ca else ''}://{address}/overview"
+    with urllib.request.urlopen(url, timeout=10, context=context) as answer:
+        return json.load(answer)
+
+
 @pytest.mark.timeout(1200)
 def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
-    broker: Broker, project: Project
+    broker: Broker, project: Project, tmp_path: Path
 ) -> None:
+    trusted, other = (Authority(tmp_path / name) for name in ("trusted", "other"))
+    own, stranger = trusted.identity("flink"), other.identity("stranger")
     topics = {kind: f"cluster-{kind}" for kind in ("events", "recommendations", "dead_letters")}
     broker.create_topics(dict.fromkeys(topics.values(), 2))
     records = shopping(5, 10, PARTS[-1], starter().catalogue.item_ids[:200])[: PARTS[-1]]
     decisions = expected(starter(), records, int(time.time() * 1000))
-    begun = project.cluster("start", "--ha", "--port", str(free_port()), "--json")
-    told = json.loads(project.well(begun))
-    processes, rest = told["processes"], told["rest"][0]
+    words = ("start", "--ha", "--port", str(free_port()), "--json")
+    words += ("--ca", str(trusted.ca), "--certificate", str(own))
+    told = json.loads(project.well(project.cluster(*words)))
+    processes, rest = told["processes"], rests(told)[0]
+    assert f"answers on https://{rest.address}" in project.well(project.cluster("status"))
+    for ca, certificate in ((None, None), (trusted.ca, None), (trusted.ca, stranger)):
+        with pytest.raises((OSError, HTTPException)):
+            overview(rest.address, ca, certificate)
+    assert overview(rest.address, trusted.ca, own)
+    elsewhere = [f"engine.tls.ca={trusted.ca}", f"engine.tls.certificate={own}"]
+    tls = load(SessionsSettings, "sessions", overrides=elsewhere, environ={}).engine.tls
+    assert Rest(rest.address, tls).get("/overview")["slots-total"] == 2
     settings = (
         f"kafka.bootstrap={broker.bootstrap}",
         "engine.checkpoint_interval_s=1",
@@ -126,12 +160,16 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
         answers(0)
         topics_of_it = ("kafka.create_topics=true", "events_topic=cluster-events")
         project.well(project.flink_run(rest, *job("sessions", settings[0], *topics_of_it)[2:]))
-        sessions = running(Rest(rest), "streamrec sessions")
+        sessions = running(rest, "streamrec sessions")
         assert sessions is not None
-        wait_until_up(Rest(rest), sessions)
-        cancel(Rest(rest), sessions)
+        wait_until_up(rest, sessions)
+        cancel(rest, sessions)
         refused = completed(project.state, [sys.executable, *submitted], PATIENCE_S)
         assert "runs already" in refused.stderr
+        submitted += ["--set", f"engine.jobmanager={rest.address}"]
+        refused = completed(project.state, [sys.executable, *submitted], 2 * PATIENCE_S)
+        in_clear = f"expected a Flink cluster at http://{rest.address}; none answers"
+        assert in_clear in refused.stderr
         os.kill(processes["jobmanager-0"], signal.SIGKILL)  # the first, and so the leader
         assert project.cluster("status").returncode == 1
         project.well(project.jobs("cluster", "rescale", "recommend", "2"))  # the standby has it
@@ -150,6 +188,11 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
     project.well(project.cluster("stop"))
     assert not any(map(is_alive, processes.values()))
     assert project.cluster("status").returncode == 3
+    assert (project.conf / "config.yaml").stat().st_mode & 0o077 == 0
+    (password,) = set(re.findall("password: (.+)", (project.conf / "config.yaml").read_text()))
+    logs = "".join(path.read_text("utf-8", "replace") for path in project.state.rglob("*.log"))
+    assert "security.ssl.keystore-password" in logs
+    assert password not in logs
 
 
 def test_a_job_that_nobody_submitted_is_not_stopped_or_resumed(project: Project) -> None:

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from operators.broker import Broker
 from operators.ports import free_port
+from tests.counting import counted
 from tests.feedback import (
     DISORDER_MS,
     HORIZON_MS,
@@ -33,7 +34,6 @@ from tests.feedback import (
     told,
     truth,
 )
-from tests.jobs.test_accounting import counted
 from tests.kafka import Record, python_workers, read, run_to_end, running, screen, send, wait_for
 from tests.malformed import malformed
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 import json
 import random
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from operators.broker import Broker
+from operators.ports import free_port
+from tests.counting import settled
 from tests.kafka import (
     Record,
     completed,
     job,
     read,
-    run_to_end,
     running,
+    screen,
     send,
     wait_for,
 )
 from tests.malformed import malformed
-from tests.shopping import START_MS, decision, expected, shopping, starter
+from tests.shopping import START_MS, decision, expected, outcomes, shopping, starter
 
-RUNS = {"latency": 1, "throughput": 2}  # profile → slots
+RUNS = {"latency": 2, "throughput": 1}  # profile → slots
 NAMES = ("\x00", "\x1e", "\x1f\x7f", "a,b", '"\\', "😀", "u😀\u2028", "ü\uffff", "null", " ")
 """Of users and events: all valid, and all of characters that text on its way may be cut at."""
 
@@ -38,6 +41,7 @@ class Traffic:
     decisions: dict[str, dict]  # by the engine-free function
     lists: dict[str, list[Record]]  # by profile
     dead: dict[str, list[Record]]
+    counts: dict[str, list[tuple[dict, dict]]]  # what the counters told, and what they must tell
     screens: dict[str, str]
 
 
@@ -55,29 +59,42 @@ def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic
     draw = random.Random(11)
     for record in bad:
         mixed.insert(draw.randrange(len(mixed)), record)
+    now = int(time.time() * 1000)
+    decisions = expected(bundle, good, now)
     broker.create_topics({"t-events": 4})
-    send(broker.bootstrap, "t-events", mixed)
-    sent = read(broker.bootstrap, "t-events")
-    lists, dead, screens = {}, {}, {}
+    lists, dead, counts, screens, there = {}, {}, defaultdict(list), {}, 0
     for profile, slots in RUNS.items():
-        screens[profile] = run_to_end(
-            tmp_path_factory.mktemp(profile),
-            "recommend",
+        state, rest = tmp_path_factory.mktemp(profile), f"127.0.0.1:{(port := free_port())}"
+        topics = [f"t-{kind}-{profile}" for kind in ("lists", "dead")]
+        settings = (
             f"kafka.bootstrap={broker.bootstrap}",
+            f"kafka.group=t-{profile}",
             "kafka.create_topics=true",
             f"engine.profile={profile}",
             f"engine.parallelism={slots}",
+            f"engine.rest_port={port}",
+            "batch_ms=1000",  # of the latency profile: events are answered in large batches
             "events_topic=t-events",
-            f"recommendations_topic=t-lists-{profile}",
-            f"dead_letters_topic=t-dead-{profile}",
+            f"recommendations_topic={topics[0]}",
+            f"dead_letters_topic={topics[1]}",
         )
-        lists[profile] = read(broker.bootstrap, f"t-lists-{profile}")
-        dead[profile] = read(broker.bootstrap, f"t-dead-{profile}")
+        with running(state, "recommend", *settings):
+            for stop in (len(mixed) // 2, len(mixed)):  # the counters go on where they were
+                if there < stop:
+                    there += len(send(broker.bootstrap, "t-events", mixed[there:stop]))
+                due = outcomes(bundle, mixed[:there], now)
+                counts[profile].append((settled(rest, there), due))
+            for found, topic, count in zip(
+                (lists, dead), topics, (len(decisions), len(bad)), strict=True
+            ):
+                wait_for(lambda t=topic, n=count: len(read(broker.bootstrap, t)) >= n, 60, topic)
+                found[profile] = read(broker.bootstrap, topic)
+        screens[profile] = screen(state, "recommend").read_text()
+    sent = read(broker.bootstrap, "t-events")
     good_sent = [r for r in sent if ("trace", b"t") in r.headers]
     bad_sent = [r for r in sent if ("trace", b"t") not in r.headers]
     assert (len(good_sent), len(bad_sent)) == (len(good), len(bad))
-    now = int(time.time() * 1000)
-    return Traffic(good, bad_sent, expected(bundle, good, now), lists, dead, screens)
+    return Traffic(good, bad_sent, decisions, lists, dead, counts, screens)
 
 
 def named(event: str, user: str) -> Record:
@@ -113,32 +130,18 @@ def test_both_profiles_and_any_number_of_slots_give_identical_lists(traffic: Tra
     assert latency == throughput
 
 
-def test_events_answered_together_get_the_same_lists(
-    broker: Broker, traffic: Traffic, tmp_path: Path
-) -> None:
-    settings = (
-        f"kafka.bootstrap={broker.bootstrap}",
-        "kafka.group=together",
-        "kafka.create_topics=true",
-        "engine.profile=latency",
-        "engine.parallelism=2",
-        "batch_ms=1000",  # a job that is not bounded: the backlog comes in a few large batches
-        "events_topic=t-events",
-        "recommendations_topic=t-lists-together",
-        "dead_letters_topic=t-dead-together",
-    )
-    with running(tmp_path, "recommend", *settings):
-        wait_for(
-            lambda: len(read(broker.bootstrap, "t-lists-together")) >= len(traffic.decisions),
-            120,
-            "every list",
-        )
-    made = [decision(r.value or b"") for r in read(broker.bootstrap, "t-lists-together")]
-    assert {d["recommendation_id"]: d for d in made} == traffic.decisions
-    assert len(made) == len(traffic.decisions)
-    rows = [json.loads(r.value or b"") for r in read(broker.bootstrap, "t-lists-together")]
-    instants = {row["generated_at"] for row in rows}
-    assert len(instants) < len(rows) / 5, "they were not answered together"
+@pytest.mark.parametrize("profile", RUNS)
+def test_events_are_answered_together(traffic: Traffic, profile: str) -> None:
+    lists = traffic.lists[profile]
+    instants = {json.loads(record.value or b"")["generated_at"] for record in lists}
+    assert len(instants) < len(lists) / 5
+
+
+@pytest.mark.parametrize("profile", RUNS)
+def test_the_counters_of_a_running_job_balance(traffic: Traffic, profile: str) -> None:
+    for told, due in traffic.counts[profile]:
+        assert min(due.values()) > 0
+        assert told == due
 
 
 @pytest.mark.parametrize("profile", RUNS)

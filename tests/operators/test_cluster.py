@@ -6,13 +6,17 @@ import psutil
 import pytest
 
 from operators.cluster import Cluster, ClusterError
-from tests.kafka import wait_for
+from tests.kafka import JVM, wait_for
 
-HEARTBEAT = {"heartbeat.interval": "500 ms"}  # two that fail tell the loss, however slow it is
+OPTIONS = {
+    "heartbeat.interval": "500 ms",  # two that fail tell the loss, however slow it is
+    "env.java.opts.jobmanager": JVM,
+    "env.java.opts.taskmanager": JVM,
+}
 
 
 def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
-    with Cluster(taskmanagers=2, slots=2, options=HEARTBEAT) as cluster:
+    with Cluster(taskmanagers=2, slots=2, options=OPTIONS) as cluster:
         pids = [cluster.jobmanager_pid, *cluster.taskmanager_pids]
         names = [" ".join(psutil.Process(pid).cmdline()) for pid in pids]
         assert "StandaloneSessionClusterEntrypoint" in names[0]
