@@ -19,7 +19,7 @@ from operators.configuration import CONF, ROOT, overlay, state_folder
 from operators.jars import connector_jar
 from operators.java import java_home
 from operators.ports import HOST, free_port
-from operators.release import released
+from operators.release import archived, released
 from operators.tls import PLAIN, Tls
 
 Mode = Literal["thread", "process"]
@@ -64,6 +64,9 @@ class Engine(BaseModel):
         description="folder all workers reach, for the code of jobs on a cluster; null: in "
         "the user's state folder",
     )
+    send_code: bool = Field(
+        False, description="on a cluster: send the code along, so that no folder need be shared"
+    )
     checkpoint_interval_s: float = Field(30, gt=0, description="seconds between checkpoints")
     options: dict[str, str] = Field({}, description="further Flink options, applied last")
 
@@ -77,7 +80,7 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     Path(os.environ["FLINK_LOG_DIR"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("FLINK_IDENT_STRING", job)  # names the log file
     os.environ.setdefault("JVM_ARGS", _JVM[engine.profile])
-    os.environ["PYTHONPATH"] = os.pathsep.join(_python_path(ROOT))
+    os.environ["PYTHONPATH"] = _python_path(ROOT)
     configuration = Configuration()
     own = _temporary(job) if _is_local(engine) else _stores(engine)
     for key, value in (own | options(engine, job)).items():
@@ -106,8 +109,8 @@ def options(engine: Engine, job: str) -> dict[str, str]:
             "execution.checkpointing.interval": f"{round(engine.checkpoint_interval_s * 1000)} ms",
             "python.executable": sys.executable,
             "python.client.executable": sys.executable,
-            "python.pythonpath": os.pathsep.join(_python_path(_code(engine))),
         }
+        | _code(engine)
         | engine.options
     )
 
@@ -171,13 +174,16 @@ def _target(engine: Engine) -> dict[str, str]:
     }
 
 
-def _code(engine: Engine) -> Path:
+def _code(engine: Engine) -> dict[str, str]:
     """Where workers find this project: on a cluster, a copy that no later edit changes."""
+    folder = Path(engine.code_dir) if engine.code_dir else state_folder() / "code"
     if _is_local(engine):
-        return ROOT
-    return released(Path(engine.code_dir) if engine.code_dir else state_folder() / "code")
+        return {"python.pythonpath": _python_path(ROOT)}
+    if engine.send_code:
+        return {"python.pythonpath": _python_path(), "python.files": str(archived(folder))}
+    return {"python.pythonpath": _python_path(released(folder))}
 
 
-def _python_path(code: Path) -> list[str]:
+def _python_path(*code: Path) -> str:
     """What workers import from: thread mode knows neither the venv nor editable installs."""
-    return [sysconfig.get_paths()["purelib"], str(code)]
+    return os.pathsep.join([sysconfig.get_paths()["purelib"], *map(str, code)])

@@ -1,9 +1,10 @@
-"""The code of a job as a folder that never changes, so that a restarted worker runs what it ran."""
+"""The code of a job as what never changes, so that a restarted worker runs what it ran."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
+import tarfile
 import tempfile
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,21 @@ def released(folder: Path, root: Path = ROOT) -> Path:
             aside.rename(target)
         shutil.rmtree(aside, ignore_errors=True)
     return target.absolute()
+
+
+def archived(folder: Path, root: Path = ROOT) -> Path:
+    """The same as a tar archive, `folder`/<its hash>.tar, which Flink can send to its workers."""
+    code = released(folder, root)
+    archive = folder.absolute() / f"{code.name}.tar"
+    if not archive.exists():
+        with (
+            tempfile.NamedTemporaryFile(dir=folder, delete=False) as aside,
+            tarfile.open(fileobj=aside, mode="w", format=tarfile.PAX_FORMAT) as tar,
+        ):
+            for part in sorted(code.iterdir()):
+                tar.add(part, part.name)
+        Path(aside.name).replace(archive)
+    return archive
 
 
 def _files(root: Path) -> list[Path]:

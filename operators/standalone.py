@@ -68,7 +68,12 @@ def prepare(directory: Path, slots: int, options: Mapping[str, str], tls: Tls = 
     """Write the configuration that all processes share, and link their jars.
 
     `options` lie over flink-conf/config.yaml; every process listens on the loopback address only.
+    ClusterError if the certificate is not theirs.
     """
+    try:
+        tls.require_names(HOST, "localhost")  # clients say the one, TaskManagers the other
+    except ValueError as error:
+        raise ClusterError(str(error)) from None
     shutil.copytree(CONF, directory / "conf", dirs_exist_ok=True)
     (directory / "tmp").mkdir(exist_ok=True)
     shared = {

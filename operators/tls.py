@@ -63,6 +63,18 @@ class Tls(BaseModel):
             context.load_cert_chain(self.certificate)
         return context
 
+    def require_names(self, *names: str) -> None:
+        """Raise ValueError unless the certificate, if there is one, is of all these hosts."""
+        if not self.certificate:
+            return
+        found = _names(_identity(self.certificate)[1][0])
+        if missing := [name for name in names if name not in found]:
+            raise ValueError(
+                f"expected the certificate in {self.certificate} to be of {' and '.join(names)}, "
+                f"by which processes reach each other; {' and '.join(missing)} is not in its "
+                f"subjectAltName ({', '.join(found) or 'it has none'})"
+            )
+
     def options(self, folder: Path) -> dict[str, str]:
         """Flink's options for TLS; the key stores that they name are written to `folder`."""
         if not self.ca:
@@ -101,6 +113,16 @@ def _certificates(file: Path) -> list[x509.Certificate]:
         return x509.load_pem_x509_certificates(file.read_bytes())
     except ValueError as error:
         raise ValueError(f"expected certificates as PEM in {file}; {error}") from None
+
+
+def _names(certificate: x509.Certificate) -> list[str]:
+    """The hosts that a certificate is of."""
+    try:
+        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return []
+    addresses = map(str, found.get_values_for_type(x509.IPAddress))
+    return [*addresses, *found.get_values_for_type(x509.DNSName)]
 
 
 def _identity(file: Path) -> tuple[pkcs12.PKCS12PrivateKeyTypes, list[x509.Certificate]]:

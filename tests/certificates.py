@@ -29,10 +29,11 @@ class Authority:
         builder = builder.add_extension(x509.KeyUsage(**usage), True)
         self.ca.write_bytes(self._signed(builder))
 
-    def identity(self, name: str) -> Path:
+    def identity(self, name: str, *hosts: str) -> Path:
         """A PEM file with a key and its certificate, for servers and clients on this machine."""
         key = ec.generate_private_key(ec.SECP256R1())
-        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST))])
+        names = [x509.DNSName(host) for host in hosts or ("localhost",)]
+        here = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(HOST)), *names])
         builder = self._certificate(_named(name), key.public_key()).add_extension(here, False)
         pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         file = self._folder / f"{name}.pem"

@@ -111,7 +111,7 @@ RUN_BY = {
     f"{PYTHON} cluster resume recommend": CLUSTER,
     f"{PYTHON} recommend --target cluster --set engine.jobmanager=flink.example:8081 "
     "--set engine.checkpoint_dir=file:///mnt/checkpoints "
-    "--set engine.code_dir=/mnt/code": CLUSTER,
+    "--set engine.send_code=true": CLUSTER,
     "FLINK_CONF_DIR=$PWD/flink-conf $FLINK/bin/flink run -d -m 127.0.0.1:8081 "
     "-pyexec $PWD/.venv/bin/python -pyclientexec $PWD/.venv/bin/python "
     "-pym jobs sessions": "tests/jobs/test_cluster.py::project.flink_run(rest",

@@ -13,6 +13,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import tarfile
 import time
 import urllib.request
 from collections import Counter
@@ -30,7 +31,7 @@ from jobs.settings import load
 from operators.broker import Broker
 from operators.java import java_home
 from operators.ports import free_port
-from operators.release import released
+from operators.release import archived, released
 from operators.remote import cancel, running, wait_until_up
 from operators.rest import Rest
 from operators.standalone import flink_home, rests
@@ -135,6 +136,7 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
     settings = (
         f"kafka.bootstrap={broker.bootstrap}",
         "engine.checkpoint_interval_s=1",
+        "engine.send_code=true",
         *(f"{kind}_topic={topic}" for kind, topic in topics.items()),
     )
     submitted = job(
@@ -158,8 +160,8 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
             )
 
         answers(0)
-        topics_of_it = ("kafka.create_topics=true", "events_topic=cluster-events")
-        project.well(project.flink_run(rest, *job("sessions", settings[0], *topics_of_it)[2:]))
+        its_own = ("kafka.create_topics=true", "events_topic=cluster-events")
+        project.well(project.flink_run(rest, *job("sessions", settings[0], *its_own)[2:]))
         sessions = running(rest, "streamrec sessions")
         assert sessions is not None
         wait_until_up(rest, sessions)
@@ -193,6 +195,8 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
     logs = "".join(path.read_text("utf-8", "replace") for path in project.state.rglob("*.log"))
     assert "security.ssl.keystore-password" in logs
     assert password not in logs
+    code = archived(project.state / "streamrec" / "code").stem
+    assert re.search(rf"PYTHONPATH of python worker: \S*/python-files/\S*/{code}:", logs)
 
 
 def test_a_job_that_nobody_submitted_is_not_stopped_or_resumed(project: Project) -> None:
@@ -218,3 +222,18 @@ def test_the_code_of_a_job_is_a_copy_that_a_later_edit_does_not_change(tmp_path:
     after = released(tmp_path / "code", tmp_path / "checkout")
     told = [(folder / "models" / "rule.py").read_text() for folder in (before, after)]
     assert told == ["GAP = 1", "GAP = 2"]
+
+
+def test_the_code_of_a_job_can_be_sent_as_an_archive_with_the_times_of_its_files(
+    tmp_path: Path,
+) -> None:
+    module = tmp_path / "checkout" / "models" / "rule.py"
+    module.parent.mkdir(parents=True)
+    module.write_text("GAP = 1")
+    archive = archived(tmp_path / "code", tmp_path / "checkout")
+    assert archived(tmp_path / "code", tmp_path / "checkout") == archive
+    with tarfile.open(archive) as tar:
+        tar.extractall(tmp_path / "worker", filter="data")
+    found = tmp_path / "worker" / "models" / "rule.py"
+    assert found.read_text() == "GAP = 1"
+    assert found.stat().st_mtime == module.stat().st_mtime  # by which numba knows its sources

@@ -7,6 +7,7 @@ from cryptography.hazmat.primitives.serialization import pkcs12
 
 from jobs.sessions import SessionsSettings
 from jobs.settings import SettingsError, load
+from operators.standalone import ClusterError, prepare
 from operators.tls import PLAIN, Tls
 from tests.certificates import Authority
 
@@ -43,6 +44,16 @@ def test_an_authority_alone_encrypts_without_showing_a_certificate(
     options = Tls(ca=trusted.ca).options(tmp_path / "tls")
     assert options["security.ssl.rest.enabled"] == "true"
     assert not {"security.ssl.rest.authentication-enabled", "security.ssl.keystore"} & {*options}
+
+
+def test_a_cluster_is_refused_a_certificate_by_which_its_processes_would_not_find_each_other(
+    trusted: Authority, tmp_path: Path
+) -> None:
+    own = trusted.identity("flink", "elsewhere")
+    said = r"localhost is not in its subjectAltName \(127.0.0.1, elsewhere\)"
+    with pytest.raises(ClusterError, match=said):
+        prepare(tmp_path / "cluster", 1, {}, Tls(ca=trusted.ca, certificate=own))
+    assert not (tmp_path / "cluster").exists()
 
 
 @pytest.mark.parametrize(
