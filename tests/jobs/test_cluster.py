@@ -196,7 +196,7 @@ def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
     assert "security.ssl.keystore-password" in logs
     assert password not in logs
     code = archived(project.state / "streamrec" / "code").stem
-    assert re.search(rf"PYTHONPATH of python worker: \S*/python-files/\S*/{code}:", logs)
+    assert re.search(rf"PYTHONPATH of python worker: \S*/python-files/\S*/{code}\b", logs)
 
 
 def test_a_job_that_nobody_submitted_is_not_stopped_or_resumed(project: Project) -> None:
