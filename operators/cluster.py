@@ -42,12 +42,12 @@ class Cluster(Service):
         }
         self._tethers: list[subprocess.Popen[str]] = []
         self.jobmanager_pid = 0
-        self.taskmanager_pids: list[int] = []
+        self.taskmanagers: dict[str, int] = {}  # id in the REST → process id
 
     def start(self) -> Cluster:
         """Start all processes and wait until every slot is registered."""
         prepare(self.directory, self._slots, self._options)
-        self.jobmanager_pid = self._launch("jobmanager")
+        self.jobmanager_pid = self._launch("jobmanager-0")
         for _ in range(self._count):
             self.start_taskmanager()
         slots = self._count * self._slots
@@ -56,13 +56,13 @@ class Cluster(Service):
 
     def start_taskmanager(self) -> int:
         """Start one more TaskManager; returns its process id without waiting for it."""
-        pid = self._launch("taskmanager")
-        self.taskmanager_pids.append(pid)
-        return pid
+        name = f"taskmanager-{len(self._tethers)}"
+        self.taskmanagers[name] = self._launch(name, {"taskmanager.resource-id": name})
+        return self.taskmanagers[name]
 
-    def kill_taskmanager(self) -> int:
-        """SIGKILL the oldest TaskManager, as a failing machine would."""
-        pid = self.taskmanager_pids.pop(0)
+    def kill_taskmanager(self, name: str | None = None) -> int:
+        """SIGKILL a TaskManager, the oldest unless it is named, as a failing machine would."""
+        pid = self.taskmanagers.pop(name or next(iter(self.taskmanagers)))
         os.kill(pid, signal.SIGKILL)
         return pid
 
@@ -76,9 +76,8 @@ class Cluster(Service):
             process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def _launch(self, role: str) -> int:
-        name = f"{role}-{len(self._tethers)}"
-        command, environment = program(self.directory, name)
+    def _launch(self, name: str, options: Mapping[str, str] | None = None) -> int:
+        command, environment = program(self.directory, name, options)
         with (self.directory / f"{name}.out").open("wb") as output:
             process = subprocess.Popen(
                 tether.command(command, remove=str(self.directory)),

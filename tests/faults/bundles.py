@@ -63,7 +63,7 @@ def swap_kill(ground: Ground) -> Figures:
         def swap_and_kill() -> None:
             registry.promote("next", LATER_MS - HOUR_MS)
             time.sleep(0.1)  # now it is being loaded
-            ours.cluster.kill_taskmanager()
+            ran.kill_taskmanager()
 
         seconds = ran.survives(swap_and_kill)
         ground.say(f"killed a TaskManager; lists again after {seconds:.1f} s")

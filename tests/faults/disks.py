@@ -36,7 +36,7 @@ def checkpoint_disk_full(ground: Ground) -> Figures:
             checkpoints_succeed(recommend)
             ground.say("the disk was full, and lists and then checkpoints went on")
             ours.cluster.start_taskmanager()
-            seconds = recommend.survives(ours.cluster.kill_taskmanager)
+            seconds = recommend.survives(recommend.kill_taskmanager)
             with full(disk):
                 recommend.survives(lambda: checkpoints_fail(recommend, TOLERATED + 1))
             checkpoints_succeed(recommend)

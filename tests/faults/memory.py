@@ -62,7 +62,7 @@ def taskmanagers(cluster: Cluster) -> list[TaskManager]:
     """What each of the cluster's TaskManagers takes now."""
     workers = python_workers(cluster.directory)
     found = []
-    for pid in cluster.taskmanager_pids:
+    for pid in list(cluster.taskmanagers.values()):
         alone = resident(psutil.Process(pid))
         its = [each for each in workers if pid in parents(each)]
         found.append(TaskManager(alone, alone + sum(map(resident, its))))

@@ -24,7 +24,7 @@ def taskmanager_kill(ground: Ground) -> Figures:
                     ours.cluster.start_taskmanager()  # the one that takes over
                     if number % 2:
                         recommend.take_checkpoint()
-                    back.append(recommend.survives(ours.cluster.kill_taskmanager))
+                    back.append(recommend.survives(recommend.kill_taskmanager))
                     ground.say(f"killed a TaskManager; lists again after {back[-1]:.1f} s")
                 told = recommend.verify() | {"slowest_s": round(max(back), 1)}
                 figures[profile] = told

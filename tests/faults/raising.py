@@ -10,7 +10,7 @@ from pathlib import Path
 
 from operators.remote import failure, free_slots
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, RUNS, Run, Stage, python_workers, run, stage
+from tests.faults.stage import PATIENCE_S, RUNS, Run, python_workers, run, stage
 from tests.kafka import wait_for
 from tests.shopping import STARTER
 
@@ -42,13 +42,13 @@ def udf_exception(ground: Ground) -> Figures:
     return figures
 
 
-def _without(bundle: Path, recommend: Run, crash: Callable[[Stage], object]) -> float:
+def _without(bundle: Path, recommend: Run, crash: Callable[[Run], object]) -> float:
     """Crash while there is no bundle; seconds from its return until lists come again."""
     workers = len(python_workers(recommend.stage.cluster.directory))
     before, away = recommend.failures(), bundle.with_name("away")
     bundle.rename(away)
     try:
-        crash(recommend.stage)
+        crash(recommend)
         wait_for(lambda: _misses(recommend, bundle), PATIENCE_S, "it to say what it misses")
         tried = before + 1 + TRIES
         wait_for(lambda: recommend.failures() >= tried, PATIENCE_S, f"{TRIES} tries")
@@ -67,11 +67,12 @@ def _misses(recommend: Run, bundle: Path) -> bool:
     return str(bundle) in failure(recommend.stage.rest, recommend.job_id)[1]
 
 
-def _abort(stage: Stage) -> None:
-    python_workers(stage.cluster.directory)[0].send_signal(signal.SIGABRT)
+def _abort(recommend: Run) -> None:
+    python_workers(recommend.stage.cluster.directory)[0].send_signal(signal.SIGABRT)
 
 
-def _kill(stage: Stage) -> None:
+def _kill(recommend: Run) -> None:
+    stage = recommend.stage
     stage.cluster.start_taskmanager()  # the one that takes over
     wait_for(lambda: free_slots(stage.rest) > 0, PATIENCE_S, "its slot")
-    stage.cluster.kill_taskmanager()
+    recommend.kill_taskmanager()

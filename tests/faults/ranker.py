@@ -74,8 +74,8 @@ def held(ran: Run, cracked: Bundle, sent: list[Record], swap: Swap) -> Figures:
     Sessions that are ranked together with one that fails may get the simpler list as well.
     """
     now = now_ms()
+    logging.disable()  # it would be told of each list that the ranker fails or is gone
     alone = expected(cracked, sent, now, swap)
-    logging.disable()  # it would be told of each list that the ranker is gone
     without = expected(replace(cracked, ranker=Gone()), sent, now, swap)
     logging.disable(logging.NOTSET)
 

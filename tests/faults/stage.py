@@ -176,6 +176,14 @@ class Run:
         """Have a checkpoint begin, without waiting for its end."""
         self.stage.rest.send("POST", f"/jobs/{self.job_id}/checkpoints", {"checkpointType": "FULL"})
 
+    def kill_taskmanager(self) -> None:
+        """SIGKILL a TaskManager, the oldest that runs a task of the job."""
+        rest, path = self.stage.rest, f"/jobs/{self.job_id}"
+        vertices = [rest.get(f"{path}/vertices/{v['id']}") for v in rest.get(path)["vertices"]]
+        busy = {task["taskmanager-id"] for vertex in vertices for task in vertex["subtasks"]}
+        cluster = self.stage.cluster
+        cluster.kill_taskmanager(next(name for name in cluster.taskmanagers if name in busy))
+
     def found(self) -> set[str]:
         """The recommendation_ids that the reader has got so far."""
         return {identity(record) for record in self.watch.records()}

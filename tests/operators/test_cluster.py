@@ -17,7 +17,7 @@ OPTIONS = {
 
 def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
     with Cluster(taskmanagers=2, slots=2, options=OPTIONS) as cluster:
-        pids = [cluster.jobmanager_pid, *cluster.taskmanager_pids]
+        pids = [cluster.jobmanager_pid, *cluster.taskmanagers.values()]
         names = [" ".join(psutil.Process(pid).cmdline()) for pid in pids]
         assert "StandaloneSessionClusterEntrypoint" in names[0]
         assert all("TaskManagerRunner" in name for name in names[1:])
