@@ -82,7 +82,7 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     os.environ.setdefault("JVM_ARGS", _JVM[engine.profile])
     os.environ["PYTHONPATH"] = _python_path(ROOT)
     configuration = Configuration()
-    own = _temporary(job) if _is_local(engine) else _stores(engine)
+    own = _temporary(job) if _is_local(engine) else _handed_over(engine, job)
     for key, value in (own | options(engine, job)).items():
         configuration.set_string(key, value)
     settings = EnvironmentSettings.new_instance().in_streaming_mode()
@@ -134,23 +134,31 @@ def _is_local(engine: Engine) -> bool:
     return engine.jobmanager is None and not _BY_FLINK
 
 
-def _stores(engine: Engine) -> dict[str, str]:
-    """Options by which the job is handed over with TLS; their files are removed at the end."""
-    if not engine.tls.ca:
-        return {}
-    folder = tempfile.mkdtemp(prefix="streamrec-tls-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return engine.tls.options(Path(folder))
+def _handed_over(engine: Engine, job: str) -> dict[str, str]:
+    """Options by which the job is given to a cluster, with TLS if that is asked for.
+
+    Flink leaves a folder in the JVM's temporary one for each job with which files are sent.
+    """
+    folder = _removed_at_the_end(job)
+    if not any(map(str.isspace, folder)):  # PyFlink splits these words at every space
+        os.environ["JVM_ARGS"] += f" -Djava.io.tmpdir={folder}"
+    return engine.tls.options(Path(folder) / "tls")
 
 
 def _temporary(job: str) -> dict[str, str]:
-    """Options that keep the files of a local run in a folder of its own, removed at the end.
+    """Options that keep the files of a local run in a folder of its own.
 
     Flink's default is one folder in /tmp, the same for all, which whoever made it alone may write.
     """
+    folder = _removed_at_the_end(job)
+    return {"io.tmp.dirs": folder, "web.tmpdir": folder}
+
+
+def _removed_at_the_end(job: str) -> str:
+    """A new folder, which is there as long as this process."""
     folder = tempfile.mkdtemp(prefix=f"streamrec-{job}-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return {"io.tmp.dirs": folder, "web.tmpdir": folder}
+    return folder
 
 
 def _target(engine: Engine) -> dict[str, str]:
