@@ -81,8 +81,8 @@ def table_environment(engine: Engine, job: str) -> TableEnvironment:
     os.environ.setdefault("FLINK_IDENT_STRING", job)  # names the log file
     os.environ.setdefault("JVM_ARGS", _JVM[engine.profile])
     os.environ["PYTHONPATH"] = _python_path(ROOT)
-    configuration = Configuration()
     own = _temporary(job) if _is_local(engine) else _handed_over(engine, job)
+    configuration = Configuration()  # starts the JVM
     for key, value in (own | options(engine, job)).items():
         configuration.set_string(key, value)
     settings = EnvironmentSettings.new_instance().in_streaming_mode()
