@@ -40,6 +40,7 @@ RUNS = (("throughput", "exactly-once"), ("latency", "at-least-once"))
 CLUSTER = {
     "heartbeat.interval": "1 s",
     "heartbeat.timeout": "10 s",
+    "web.exception-history-size": "1000",  # failures are counted by it; Flink keeps 16
     "env.java.opts.jobmanager": JVM,
     "env.java.opts.taskmanager": JVM,
 }
