@@ -10,9 +10,8 @@ from pathlib import Path
 from models.registry import Registry
 from operators.broker import Broker
 from operators.ports import free_port
-from operators.rest import Rest
-from operators.running import counters
 from tests.bundles import forced, versioned
+from tests.counting import counted
 from tests.kafka import Reader, Record, running, send, wait_for
 from tests.shopping import START_MS, STARTER
 
@@ -150,15 +149,7 @@ class Shop:
 
     def counted(self, name: str) -> list[int]:
         """A counter of both jobs."""
-        return [self._counters(port).get(name, 0) for port in self.rest.values()]
-
-    def _counters(self, port: int) -> dict[str, int]:
-        rest = Rest(f"127.0.0.1:{port}")
-        try:
-            (job,) = rest.get("/jobs")["jobs"]
-            return counters(rest, job["id"])
-        except (OSError, ValueError):
-            return {}
+        return [counted(f"127.0.0.1:{port}").get(name, 0) for port in self.rest.values()]
 
     def _send(self, events: dict[str, int]) -> None:
         records = [
