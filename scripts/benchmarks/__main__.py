@@ -11,6 +11,7 @@ from exactly_once import exactly_once
 from finetune import finetune_week
 from latency import latency
 from memory import memory
+from session_knn import session_knn
 from swap import swap
 from throughput import throughput
 
@@ -26,6 +27,7 @@ bench.add_command(decoding)
 bench.add_command(swap)
 bench.add_command(exactly_once)
 bench.add_command(memory)
+bench.add_command(session_knn)
 bench.add_command(finetune_week, "finetune")
 
 if __name__ == "__main__":
