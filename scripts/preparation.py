@@ -15,6 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -148,7 +149,10 @@ class Preparation:
     def _uv(self, arguments: Sequence[str | Path], purpose: str) -> None:
         command = [self.python, "-m", "uv", "pip", *arguments, "--python", self.python]
         settings = {name: value for name, value in self._uv_settings().items() if value}
-        self._run(command, purpose, {**settings, **_environment()})
+        # uv leaves a lock there for each package that it builds.
+        with tempfile.TemporaryDirectory(prefix="tmp-", dir=self.venv) as temporary:
+            own = {**settings, **_environment(), "TMPDIR": temporary}
+            self._run(command, purpose, own)
 
     def _uv_settings(self) -> dict[str, str]:
         """What pip is configured to use, told to uv, which does not read pip's configuration."""

@@ -161,6 +161,22 @@ def test_an_interrupted_installation_is_repeated_from_scratch(
     assert prepared.has_packages("serve")
 
 
+def test_what_uv_writes_on_its_way_goes_to_a_folder_that_is_removed(
+    prepared: Preparation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders: list[Path] = []
+
+    def run(_command: list[str], _purpose: str, environment: dict[str, str]) -> None:
+        folders.append(Path(environment["TMPDIR"]))
+        (folders[-1] / "uv-setuptools-1.lock").touch()
+
+    monkeypatch.setattr(prepared, "_run", run)
+    prepared.install_packages("serve")
+    (folder,) = folders
+    assert folder.parent == prepared.venv
+    assert not folder.exists()
+
+
 def test_a_python_without_venv_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
