@@ -27,8 +27,11 @@ for module in pkgutil.iter_modules(tests.faults.__path__):
         importlib.import_module(f"tests.faults.{module.name}")
 
 
-def tried(scenario: Scenario) -> dict[str, object]:
-    """Run a scenario in a folder of its own; what it found, and whether it passed."""
+def tried(scenario: Scenario, logs: Path | None) -> dict[str, object]:
+    """Run a scenario in a folder of its own; what it found, and whether it passed.
+
+    If it failed, what it and its cluster logged is left in `logs`.
+    """
 
     def say(text: str) -> None:
         click.echo(f"{scenario.name}: {text}", err=True)
@@ -41,6 +44,8 @@ def tried(scenario: Scenario) -> dict[str, object]:
     except Exception as error:
         click.echo(traceback.format_exc() + last_words(folder), err=True)
         told = {"passed": False, "error": f"{type(error).__name__}: {error}"[:2000]}
+        if logs is not None:
+            shutil.copytree(folder, logs / scenario.name, ignore=_no_logs, dirs_exist_ok=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     seconds = round(time.monotonic() - began, 1)
@@ -48,14 +53,21 @@ def tried(scenario: Scenario) -> dict[str, object]:
     return told | {"seconds": seconds}
 
 
-def side_by_side(names: Sequence[str], at_once: int) -> dict[str, dict[str, object]]:
+def _no_logs(folder: str, names: list[str]) -> list[str]:
+    paths = [Path(folder, name) for name in names]
+    return [each.name for each in paths if each.is_file() and each.suffix not in (".log", ".out")]
+
+
+def side_by_side(
+    names: Sequence[str], at_once: int, options: Sequence[str]
+) -> dict[str, dict[str, object]]:
     """What the scenarios found, each in a process of its own, so many of them at the same time."""
     left, told = deque(names), dict[str, dict[str, object]]()
     begun: dict[str, subprocess.Popen[str]] = {}
     try:
         while left or begun:
             while left and len(begun) < at_once:
-                command = [sys.executable, "-m", "tests.faults", left[0]]
+                command = [sys.executable, "-m", "tests.faults", left[0], *options]
                 # Of a session of its own: Ctrl-C reaches it once, through this process.
                 begun[left.popleft()] = subprocess.Popen(
                     command, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -77,7 +89,10 @@ def side_by_side(names: Sequence[str], at_once: int) -> dict[str, dict[str, obje
 @click.option("--list", "show", is_flag=True, help="Say what there is, and run nothing.")
 @click.option("--long", is_flag=True, help="With the long ones too.")
 @click.option("--at-once", type=click.IntRange(1), default=2, show_default=True, metavar="N")
-def faults(names: tuple[str, ...], show: bool, long: bool, at_once: int) -> None:
+@click.option(
+    "--logs", type=click.Path(path_type=Path), help="A folder for the logs of those that fail."
+)
+def faults(names: tuple[str, ...], show: bool, long: bool, at_once: int, logs: Path | None) -> None:
     """Break things on a real broker and cluster, and see what holds.
 
     Without a NAME all scenarios run, but the long ones; each takes about 6 GB of memory. The last
@@ -93,9 +108,9 @@ def faults(names: tuple[str, ...], show: bool, long: bool, at_once: int) -> None
     by_length = sorted(SCENARIOS.values(), key=lambda each: not each.long)
     chosen = names or [each.name for each in by_length if long or not each.long]
     if len(chosen) == 1:
-        told = {name: tried(SCENARIOS[name]) for name in chosen}
+        told = {name: tried(SCENARIOS[name], logs) for name in chosen}
     else:
-        told = side_by_side(chosen, at_once)
+        told = side_by_side(chosen, at_once, ["--logs", str(logs.absolute())] if logs else [])
     click.echo(json.dumps(told))
     sys.exit(0 if all(each["passed"] for each in told.values()) else 1)
 

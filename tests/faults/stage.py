@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import sys
 import time
 from collections import Counter, defaultdict
@@ -92,7 +93,12 @@ def stage(
     cluster = cluster or Cluster(taskmanagers, slots, CLUSTER | dict(options or {}))
     with Broker(options=broker_options) as broker, cluster as ours:
         made = Stage(ground, broker, ours)
-        yield made
+        try:
+            yield made
+        except Exception:
+            unlike = shutil.ignore_patterns("conf", "lib", "tmp")
+            shutil.copytree(ours.directory, ground.folder / ours.directory.name, ignore=unlike)
+            raise
         told = [*shown(str(made.rest)).values(), *screens_and_logs(ground.folder)]
         told += screens_and_logs(ours.directory)
         assert not sung(told), f"users or secrets are told: {sung(told)[:3]}"
