@@ -44,6 +44,7 @@ def _compile(name: str, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "uv", "pip", "compile", "--quiet", "--universal"]
     command += ["--python-version", "3.10", "--generate-hashes", "--no-header", "--no-annotate"]
     command += ["--no-emit-index-url", "--no-emit-find-links", "-o", str(output), *arguments]
+    command += ["--excludes", str(LOCKS / "excludes.in")]
     subprocess.run(command, check=True, cwd=ROOT)
     output.write_text(HEADER + output.read_text().removeprefix(HEADER))
     click.echo(f"wrote {output.relative_to(ROOT)}")

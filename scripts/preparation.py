@@ -50,7 +50,7 @@ class Preparation:
                 self.install_uv()
                 self.install_packages(wanted)
                 self.install_project()
-                if wanted == SETS[0]:
+                if wanted == SETS[0] and not self.has_packages(SETS[1]):
                     self.remove_uv()
         self.fetch_jars()
 
@@ -116,7 +116,7 @@ class Preparation:
         with _step(f"installing the packages of scripts/locks/{wanted}.txt"):
             # An interrupted installation may have left packages that look whole but are not.
             broken = any(self._was_interrupted(name) for name in SETS)
-            options = ["--require-hashes", "--no-build-isolation"]
+            options = ["--require-hashes", "--no-deps", "--no-build-isolation"]  # all are there
             options += ["--reinstall"] * broken + ["--quiet"] * (not sys.stderr.isatty())
             self._begun(wanted)
             self._uv(["install", *options, "-r", lock], "fetch the packages")

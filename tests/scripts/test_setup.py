@@ -76,6 +76,14 @@ def run(command: list[str | Path], environment: dict[str, str]) -> subprocess.Co
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
 
 
+def test_what_is_excluded_is_in_no_lock() -> None:
+    lines = (LOCKS / "excludes.in").read_text().splitlines()
+    excluded = {line for line in lines if not line.startswith("#")}
+    assert excluded
+    for name in preparation.SETS:
+        assert excluded.isdisjoint(names(locked(name)))
+
+
 @pytest.mark.parametrize("name", ["uv", "serve", "train", "dev"])
 def test_every_locked_requirement_has_one_version_and_hashes(name: str) -> None:
     for requirement, block in locked(name).items():
