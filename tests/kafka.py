@@ -225,9 +225,14 @@ def running(state: Path, name: str, *settings: str) -> Iterator[subprocess.Popen
 
 
 def check_left(own: Mapping[str, str]) -> None:
-    """Fails if a process that had this environment has left a temporary file."""
-    left = [each.name for each in Path(own["TMPDIR"]).iterdir()]
-    assert not left, f"temporary files were left: {left}"
+    """Fails if a process that had this environment has left a temporary file.
+
+    Its JVM ends a moment after it, and removes its own only then.
+    """
+    deadline = time.monotonic() + 20
+    while left := [each.name for each in Path(own["TMPDIR"]).iterdir()]:
+        assert time.monotonic() < deadline, f"temporary files were left: {left}"
+        time.sleep(0.1)
 
 
 def python_workers(pid: int) -> list[int]:
