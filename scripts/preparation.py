@@ -50,7 +50,7 @@ class Preparation:
                 self.install_uv()
                 self.install_packages(wanted)
                 self.install_project()
-                if wanted == SETS[0] and not self.has_packages(SETS[1]):
+                if not self.has_packages(SETS[1]):
                     self.remove_uv()
         self.fetch_jars()
 

@@ -96,8 +96,8 @@ def stage(
         try:
             yield made
         except Exception:
-            unlike = shutil.ignore_patterns("conf", "lib", "tmp")
-            shutil.copytree(ours.directory, ground.folder / ours.directory.name, ignore=unlike)
+            no_logs = shutil.ignore_patterns("conf", "lib", "tmp")
+            shutil.copytree(ours.directory, ground.folder / ours.directory.name, ignore=no_logs)
             raise
         told = [*shown(str(made.rest)).values(), *screens_and_logs(ground.folder)]
         told += screens_and_logs(ours.directory)

@@ -185,6 +185,20 @@ def test_what_uv_writes_on_its_way_goes_to_a_folder_that_is_removed(
     assert not folder.exists()
 
 
+@pytest.mark.parametrize("there", preparation.SETS)
+def test_uv_is_removed_where_nothing_but_serving_is_installed(
+    prepared: Preparation, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    prepared._done(there, prepared._lock_source(there))
+    prepared._done("project", "of another setup.py")
+    for step in ("make_venv", "install_uv", "install_project", "fetch_jars"):
+        monkeypatch.setattr(prepared, step, lambda: None)
+    removed: list[bool] = []
+    monkeypatch.setattr(prepared, "remove_uv", lambda: removed.append(True))
+    prepared.prepare("serve")
+    assert removed == [True] * (there == "serve")
+
+
 def test_a_python_without_venv_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
