@@ -19,7 +19,7 @@ settings.load_profile("no deadline")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files whose tests may take long, so that no worker has one left at the end."""
-    long = {item.path for item in items if item.get_closest_marker("timeout")}
+    long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from operators.accounting import accounted
 from operators.rest import Rest
 from operators.running import counters
-from tests.kafka import wait_for
+from tests.kafka import PATIENCE_S, wait_for
 
 
 def counted(rest: str) -> dict[str, int]:
@@ -25,5 +25,5 @@ def settled(rest: str, consumed: int) -> dict[str, int]:
         seen.update(counted(rest))
         return seen.get("consumed") == consumed == accounted(seen)
 
-    wait_for(is_settled, 120, f"{consumed} records to be accounted for")
+    wait_for(is_settled, PATIENCE_S, f"{consumed} records to be accounted for")
     return seen

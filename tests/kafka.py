@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 JVM = "-XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:MetaspaceSize=256m"
 Headers = list[tuple[str, bytes | None]]
 T = TypeVar("T")
-PATIENCE_S = 30
+PATIENCE_S = 240  # a busy machine takes minutes to start a job
 TRANSIENT = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
@@ -175,7 +175,7 @@ def environment(state: Path) -> dict[str, str]:
 
 
 def completed(
-    state: Path, command: list[str], seconds: float = 120, stdin: str | None = None
+    state: Path, command: list[str], seconds: float = PATIENCE_S, stdin: str | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command of the project, which must leave no temporary files, to its end."""
     own = environment(state)
@@ -196,7 +196,7 @@ def completed(
 def run_to_end(state: Path, name: str, *settings: str) -> str:
     """Run a bounded job; returns what it wrote to the screen, fails with it otherwise."""
     command = job(name, "kafka.bounded=true", "kafka.start=earliest", *settings)
-    done = completed(state, command, 240)
+    done = completed(state, command)
     assert done.returncode == 0, done.stderr[-4000:] + last_words(state)
     return done.stderr
 

@@ -28,7 +28,6 @@ DUE = [
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", [each.name for each in SCENARIOS.values() if each.quick])
 def test_what_is_quick_to_break_holds(name: str, tmp_path: Path) -> None:
     done = completed(tmp_path, [sys.executable, "-m", "tests.faults", name], 900)

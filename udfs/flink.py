@@ -10,9 +10,8 @@ import gc
 import sys
 from base64 import b64decode
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import pandas as pd
 from pyflink.common import Row
 from pyflink.table import DataTypes, FunctionContext, ScalarFunction, TableFunction
 from pyflink.table.udf import UserDefinedFunction, udf, udtf
@@ -25,6 +24,9 @@ from udfs.feedback import Tally as FeedbackTally
 from udfs.feedback import Told, credit, decode_action, decode_list, finish, revise
 from udfs.recommend import Answer, Answering, Rules, Tally
 from udfs.sessions import Closing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Mode = Literal["thread", "process"]
 
@@ -146,6 +148,8 @@ class DecodeRow(_Decode):
 
 class DecodeBatch(_Decode):
     def eval(self, values: pd.Series, received_ms: pd.Series) -> pd.DataFrame:
+        import pandas as pd  # a second, which whoever submits a job need not wait
+
         rows = [self.decode(*pair) for pair in zip(values, received_ms, strict=True)]
         return pd.DataFrame(rows, columns=list(self.fields), dtype=object)
 
@@ -203,6 +207,8 @@ class RecommendJoined(_Recommend, TableFunction):
 
 class RecommendBatch(_Recommend, ScalarFunction):
     def eval(self, users: pd.Series, windows: pd.Series) -> pd.DataFrame:
+        import pandas as pd
+
         answers = self.answer(users.tolist(), windows.tolist())
         rows = [
             (None, None, None) if a is None else (a.recommendation_id, a.event_time, a.value)

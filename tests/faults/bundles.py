@@ -15,8 +15,8 @@ from models.registry import Registry
 from tests.bundles import forced, versioned
 from tests.faults.broken_bundles import BREAKS
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, Run, run, stage
-from tests.kafka import wait_for
+from tests.faults.stage import Run, run, stage
+from tests.kafka import PATIENCE_S, wait_for
 from tests.shopping import START_MS, STARTER, Swap, shopping, starter
 
 WORKERS = 2

@@ -18,8 +18,8 @@ from operators.running import counters
 from tests.canaries import CANARY, USER
 from tests.faults.readers import committed
 from tests.faults.scenario import Figures
-from tests.faults.stage import PATIENCE_S, Stage, explained
-from tests.kafka import Record, now_ms, send, wait_for
+from tests.faults.stage import Stage, explained
+from tests.kafka import PATIENCE_S, Record, now_ms, send, wait_for
 from tests.shopping import START_MS
 from udfs.events import decode, to_text
 from udfs.sessions import Closing

@@ -8,8 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, Run, run, stage
-from tests.kafka import wait_for
+from tests.faults.stage import Run, run, stage
+from tests.kafka import PATIENCE_S, wait_for
 
 MEBIBYTES = 64
 INTERVAL_S = 5

@@ -16,8 +16,8 @@ from tests.faults.closings import (
 )
 from tests.faults.flow import Flow
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, Stage, run, stage
-from tests.kafka import Record, now_ms, send, wait_for
+from tests.faults.stage import Stage, run, stage
+from tests.kafka import PATIENCE_S, Record, now_ms, send, wait_for
 from tests.shopping import START_MS, expected, starter
 
 HOUR_MS = 3_600_000

@@ -18,8 +18,8 @@ from operators.rest import Rest
 from operators.service import Service
 from operators.standalone import answering, rests
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, RUNS, Run, moments, run, stage
-from tests.kafka import ROOT, completed, wait_for
+from tests.faults.stage import RUNS, Run, moments, run, stage
+from tests.kafka import PATIENCE_S, ROOT, completed, wait_for
 
 KILLS = {"throughput": 2, "latency": 1}
 _LEADS = "DefaultDispatcherRunner was granted leadership"

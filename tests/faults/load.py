@@ -9,8 +9,8 @@ import psutil
 
 from tests.faults.memory import memory
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, RATE, RUNS, Run, Stage, run, shoppers, stage
-from tests.kafka import wait_for
+from tests.faults.stage import RATE, RUNS, Run, Stage, run, shoppers, stage
+from tests.kafka import PATIENCE_S, wait_for
 
 BURST_S, SLOW_S = 60, 30
 EVENTS = 30_000

@@ -8,8 +8,8 @@ import time
 from operators.accounting import LOST
 from operators.remote import cancel
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, RESTARTS, Run, shoppers, stage, verified
-from tests.kafka import now_ms, wait_for
+from tests.faults.stage import RESTARTS, Run, shoppers, stage, verified
+from tests.kafka import PATIENCE_S, now_ms, wait_for
 from tests.shopping import expected, starter
 
 TIMEOUT_S = 20

@@ -7,8 +7,8 @@ from collections import Counter
 
 from tests.faults.readers import committed
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, RUNS, Run, run, shoppers, stage
-from tests.kafka import Record, now_ms, wait_for
+from tests.faults.stage import RUNS, Run, run, shoppers, stage
+from tests.kafka import PATIENCE_S, Record, now_ms, wait_for
 from tests.malformed import malformed
 from tests.mutants import mutants
 from tests.shopping import outcomes, starter

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from operators.remote import failure, free_slots
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, RUNS, Run, python_workers, run, stage
-from tests.kafka import wait_for
+from tests.faults.stage import RUNS, Run, python_workers, run, stage
+from tests.kafka import PATIENCE_S, wait_for
 from tests.shopping import STARTER
 
 TRIES = 3  # restarts without a bundle

@@ -17,8 +17,8 @@ from tests.faults.broken_bundles import crack_ranker
 from tests.faults.bundles import WORKERS, on
 from tests.faults.readers import committed
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, Run, run, stage
-from tests.kafka import Record, now_ms, send, wait_for
+from tests.faults.stage import Run, run, stage
+from tests.kafka import PATIENCE_S, Record, now_ms, send, wait_for
 from tests.shopping import START_MS, STARTER, Swap, decision, expected, shopping, starter
 
 DEAR = 2_000_000  # a price that no ranker has seen

@@ -11,9 +11,7 @@ from collections import defaultdict
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
 from operators.kafka import MAX_RECORD_BYTES
-from tests.kafka import Record, wait_for
-
-PATIENCE_S = 120
+from tests.kafka import PATIENCE_S, Record, wait_for
 
 
 class Watch:

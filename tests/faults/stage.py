@@ -28,10 +28,9 @@ from tests.faults.diagnosis import doing
 from tests.faults.flow import Flow
 from tests.faults.readers import Watch, committed, hanging
 from tests.faults.scenario import Figures, Ground
-from tests.kafka import JVM, Record, completed, job, last_words, now_ms, wait_for
+from tests.kafka import JVM, PATIENCE_S, Record, completed, job, last_words, now_ms, wait_for
 from tests.shopping import Swap, decision, expected, shopping, starter
 
-PATIENCE_S = 240  # a busy machine takes minutes to start a job
 RATE = 40  # events a second
 EVENTS = 20_000  # at most, of one flow
 RUNS = (("throughput", "exactly-once"), ("latency", "at-least-once"))

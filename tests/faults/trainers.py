@@ -16,8 +16,7 @@ from models.history import Decision
 from models.registry import Registry
 from operators.broker import Broker
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S
-from tests.kafka import ROOT, Record, environment, job, read, send, wait_for
+from tests.kafka import PATIENCE_S, ROOT, Record, environment, job, read, send, wait_for
 
 SESSIONS = 400
 

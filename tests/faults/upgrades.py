@@ -9,9 +9,9 @@ from typing import Any
 from operators.remote import cancel
 from tests.faults.readers import committed
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import PATIENCE_S, Stage, stage
+from tests.faults.stage import Stage, stage
 from tests.jobs.savepoints.kept import PARTITIONS, PROFILES, Kept, send_to_their_places
-from tests.kafka import Record, wait_for
+from tests.kafka import PATIENCE_S, Record, wait_for
 
 
 @scenario()

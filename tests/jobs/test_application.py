@@ -20,7 +20,7 @@ from operators.broker import Broker
 from operators.configuration import CONF, flattened
 from operators.java import java_home
 from operators.ports import HOST, free_port
-from tests.kafka import Record, send, wait_for
+from tests.kafka import PATIENCE_S, Record, send, wait_for
 from tests.shopping import START_MS
 
 
@@ -78,7 +78,7 @@ def test_flink_runs_a_job_as_its_application(broker: Broker, tmp_path: Path) -> 
         flink(environment, "standalone-job.sh", *main, *words) as application,
         flink(environment, "taskmanager.sh"),
     ):
-        wait_for(lambda: lists(broker) or application.poll() is not None, 240, "the list", 1)
+        wait_for(lambda: lists(broker) or application.poll() is not None, PATIENCE_S, "the list", 1)
         said = (tmp_path / "standalone-job.sh.out").read_text()
         assert [each["trigger_event_id"] for each in lists(broker)] == ["a"], said[-4000:]
         with urllib.request.urlopen(f"{rest}/jobs", timeout=10) as answer:

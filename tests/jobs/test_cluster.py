@@ -36,10 +36,9 @@ from operators.remote import cancel, running, wait_until_up
 from operators.rest import Rest
 from operators.standalone import flink_home, rests
 from tests.certificates import Authority
-from tests.kafka import ROOT, Reader, completed, job, last_words, send, wait_for
+from tests.kafka import PATIENCE_S, ROOT, Reader, completed, job, last_words, send, wait_for
 from tests.shopping import decision, expected, shopping, starter
 
-PATIENCE_S = 240  # a busy machine takes minutes to start a job
 PARTS = (0, 60, 120, 180)  # of the events: what comes before and after each of the changes
 
 
@@ -111,6 +110,7 @@ def overview(address: str, ca: Path | None, certificate: Path | None = None) -> 
         return json.load(answer)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_job_on_a_cluster_keeps_its_state_through_all_that_happens_to_it(
     broker: Broker, project: Project, tmp_path: Path

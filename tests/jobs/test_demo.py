@@ -17,7 +17,7 @@ from jobs.demo.data import read_data
 from jobs.demo.malformed import malformed
 from jobs.demo.processes import ROOT
 from operators.accounting import OUTCOMES, accounted
-from tests.kafka import wait_for
+from tests.kafka import PATIENCE_S, wait_for
 
 STARTER = ROOT / "models" / "starter" / "online-retail"
 
@@ -95,7 +95,7 @@ def test_a_demo_that_is_terminated_while_starting_leaves_nothing(demo: Demo) -> 
             if "The broker answers" in text:
                 break
         threading.Timer(2, process.send_signal, [signal.SIGTERM]).start()
-        process.communicate(timeout=120)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 130
     demo.assert_nothing_is_left()
 
@@ -107,7 +107,7 @@ def test_a_loop_that_is_terminated_while_its_jobs_start_leaves_nothing(demo: Dem
             if " acts: " in text:  # sessions and feedback run, recommend is about to
                 break
         threading.Timer(3, process.send_signal, [signal.SIGTERM]).start()
-        out, _ = process.communicate(timeout=120)
+        out, _ = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, out) == (130, "")
     demo.assert_nothing_is_left()
 

@@ -103,7 +103,7 @@ def test_what_was_judged_is_what_the_flink_job_serves(files: Path) -> None:
         *(f"source.columns.{kind}={name}" for kind, name in columns.items()),
         f"output={files / 'lists.jsonl'}",
     )
-    ended = completed(files, replay, 240)
+    ended = completed(files, replay)
     assert ended.returncode == 0, ended.stderr[-3000:] + last_words(files)
     answers = {
         int(each["trigger_event_id"]): each["items"]

@@ -34,7 +34,17 @@ from tests.feedback import (
     told,
     truth,
 )
-from tests.kafka import Record, python_workers, read, run_to_end, running, screen, send, wait_for
+from tests.kafka import (
+    PATIENCE_S,
+    Record,
+    python_workers,
+    read,
+    run_to_end,
+    running,
+    screen,
+    send,
+    wait_for,
+)
 from tests.malformed import malformed
 
 KINDS = ("events", "recommendations", "feedback", "late_events", "dead_letters")
@@ -233,7 +243,7 @@ class Streamed:
 
     def wait_for_finals(self) -> None:
         count = len(truth(self.lists, self.arrivals))
-        wait_for(lambda: len(finals(self.read())) >= count, 120, f"{count} final records")
+        wait_for(lambda: len(finals(self.read())) >= count, PATIENCE_S, f"{count} final records")
 
     def check(self) -> None:
         """What is committed is what the contract says, and nothing of it is there twice."""
@@ -274,7 +284,7 @@ def read_isolated(bootstrap: str, topic: str, isolation: str) -> list[Record]:
     return records
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_exactly_once_survives_a_killed_worker_and_what_is_late_goes_aside(
     broker: Broker, tmp_path: Path
 ) -> None:

@@ -73,6 +73,7 @@ def settings(broker: Broker, state: Path, profile: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_what_came_is_learned_judged_promoted_and_announced_once(
     broker: Broker, serving: Path, tmp_path: Path
 ) -> None:

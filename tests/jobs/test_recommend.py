@@ -45,6 +45,9 @@ class Traffic:
     screens: dict[str, str]
 
 
+pytestmark = pytest.mark.slow  # whichever test is the first waits for a run in each profile
+
+
 @pytest.fixture(scope="module")
 def traffic(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Traffic:
     bundle = starter()

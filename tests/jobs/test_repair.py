@@ -85,7 +85,7 @@ def test_sessions_that_should_be_there_are_written_and_those_still_open_are_not(
     told = ("sessions_topic=r-sessions", "out_of_order_s=10", "engine.profile=throughput")
     words = [*job("repair", *settings, *told)]
     words.insert(words.index("repair") + 1, "sessions")
-    done = completed(tmp_path, words, 240)
+    done = completed(tmp_path, words)
     assert done.returncode == 0, done.stderr
     texts: dict[str, list[str]] = defaultdict(list)
     for record in events:

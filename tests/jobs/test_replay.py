@@ -22,6 +22,7 @@ from models.registry import Registry
 from operators.broker import Broker
 from tests.bundles import versioned
 from tests.kafka import (
+    PATIENCE_S,
     ROOT,
     Reader,
     Record,
@@ -43,7 +44,6 @@ BAD += [
     json.dumps({"event_id": "y", "event_type": "view", "event_time": LATE_MS, "user": "u"}).encode()
 ]
 IDENTITY = "recommendation_id"
-PATIENCE_S = 200  # a busy machine takes minutes to start a job
 SECONDS = 8  # that the paced replay takes at least
 
 
@@ -182,7 +182,7 @@ def events(records: list[Record]) -> list[dict]:
     return [json.loads(record.value or b"") for record in records if record.key]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.slow
 def test_every_event_is_answered_as_the_engine_free_function_does_by_the_bundle_that_acted(
     replays: Replays,
 ) -> None:

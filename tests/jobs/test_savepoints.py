@@ -8,9 +8,7 @@ import pytest
 
 from operators.broker import Broker
 from tests.jobs.savepoints.kept import PARTITIONS, PROFILES, Kept, send_to_their_places
-from tests.kafka import read, running, wait_for
-
-PATIENCE_S = 120  # a busy machine takes a minute to start a job
+from tests.kafka import PATIENCE_S, read, running, wait_for
 
 
 @pytest.mark.parametrize("job", PROFILES)

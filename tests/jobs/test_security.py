@@ -17,7 +17,7 @@ from jobs.settings import SettingsError, load
 from models.event_range import messages
 from operators.ports import HOST, free_port
 from tests.canaries import shown
-from tests.kafka import Record, completed, environment, job, running, send, wait_for
+from tests.kafka import PATIENCE_S, Record, completed, environment, job, running, send, wait_for
 from tests.secured import Secured, secured
 from tests.shopping import START_MS
 
@@ -26,7 +26,7 @@ VARIABLE = "KAFKA_PASSWORD_OF_SESSIONS"
 ONCE = ("delivery=exactly-once", "transaction_timeout_s=60", "engine.checkpoint_interval_s=2")
 JVM = "-Xmx1g -XX:+UseSerialGC -XX:TieredStopAtLevel=1"  # three at once: soon up, not fast
 
-pytestmark = pytest.mark.timeout(900)  # whichever test is the first waits for all three jobs
+pytestmark = pytest.mark.slow  # whichever test is the first waits for all three jobs
 
 
 @dataclass
@@ -66,7 +66,7 @@ def run(brokers: Secured, tmp_path_factory: pytest.TempPathFactory) -> Run:
         wait_for(lambda: len(written(brokers, "recommendations")) == 3, 600, "the lists")
         act(brokers, written(brokers, "recommendations")[0])
         for topic in ("feedback", "sessions", "dead-letters"):
-            wait_for(lambda t=topic: written(brokers, t) != [], 120, f"a record of {topic}")
+            wait_for(lambda t=topic: written(brokers, t) != [], PATIENCE_S, f"a record of {topic}")
         for name, process in processes.items():
             done.readable |= shown(f"http://{HOST}:{ports[name]}")
             family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(True)]

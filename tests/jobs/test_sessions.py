@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from operators.broker import Broker
-from tests.kafka import Record, read, run_to_end, running, send, wait_for
+from tests.kafka import PATIENCE_S, Record, read, run_to_end, running, send, wait_for
 from tests.malformed import malformed
 from tests.shopping import GAP_MS, START_MS, shopping
 from udfs.events import Event, decode, to_text
@@ -37,6 +37,9 @@ class Traffic:
     late_events: dict[str, list[Record]]
     dead: dict[str, list[Record]]
     screens: dict[str, str]
+
+
+pytestmark = pytest.mark.slow  # whichever test is the first waits for a run in each profile
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +152,11 @@ def test_a_session_end_closes_at_once_and_what_comes_too_late_goes_to_late_event
         ended = [event("v", 20, user="v"), event("end", 30, "session_end", "v")]
         soon = event("soon", 60)  # a minute: long before the gap
         send(broker.bootstrap, "l-events", [event("a", 0), *ended, ended[1], soon])
-        wait_for(lambda: len(sessions()) == 1, 120, "the session that was ended")
+        wait_for(lambda: len(sessions()) == 1, PATIENCE_S, "the session that was ended")
         assert [*tmp_path.glob("tmp-*/streamrec-sessions-*/flink-web-upload")], "not its own folder"
         late = event("late", 40)
         send(broker.bootstrap, "l-events", [late, event("b", 4000), event("c", 9000)])
-        wait_for(lambda: len(sessions()) == 3, 120, "the sessions that a gap ended")
+        wait_for(lambda: len(sessions()) == 3, PATIENCE_S, "the sessions that a gap ended")
     assert process.returncode == 0
     (found,) = read(broker.bootstrap, "l-late")
     assert (found.key, found.value) == (late.key, late.value)

@@ -18,7 +18,7 @@ STATELESS = "PythonCorrelate["
 @pytest.fixture(scope="module")
 def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, list[str]]]:
     state = tmp_path_factory.mktemp("graphs")
-    done = completed(state, [sys.executable, "-m", "tests.jobs.graph"], 240)
+    done = completed(state, [sys.executable, "-m", "tests.jobs.graph"])
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 

@@ -12,11 +12,10 @@ from operators.broker import Broker
 from operators.ports import free_port
 from tests.bundles import forced, versioned
 from tests.counting import counted
-from tests.kafka import Reader, Record, running, send, wait_for
+from tests.kafka import PATIENCE_S, Reader, Record, running, send, wait_for
 from tests.shopping import START_MS, STARTER
 
 PROFILES = ("latency", "throughput")
-PATIENCE_S = 120  # a busy machine takes a minute to start a job
 FIRST, SECOND, BROKEN, BACK, END = (START_MS + hour * 3_600_000 for hour in range(1, 6))
 
 

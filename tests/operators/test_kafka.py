@@ -37,7 +37,7 @@ def test_flink_and_the_rule_read_the_same_time_and_nothing_moves_it_far_ahead(
     values += [value or b"" for _, value in malformed() if len(value or b"") < 100_000]
     values += spellings()
     command = [sys.executable, "-m", "tests.operators.event_times", str(RECEIVED_MS)]
-    done = completed(tmp_path, command, 240, "\n".join(value.hex() for value in values))
+    done = completed(tmp_path, command, stdin="\n".join(value.hex() for value in values))
     assert done.returncode == 0, done.stderr[-4000:]
     times = json.loads(done.stdout.splitlines()[-1])
     compared = 0

@@ -13,9 +13,9 @@ from urllib.parse import urlparse
 
 from tests.faults.readers import committed
 from tests.faults.scenario import Ground
-from tests.faults.stage import PATIENCE_S, Stage, stage
+from tests.faults.stage import Stage, stage
 from tests.jobs.savepoints.kept import PARTITIONS, PROFILES, Kept, send_to_their_places
-from tests.kafka import Record, wait_for
+from tests.kafka import PATIENCE_S, Record, wait_for
 from tests.shopping import START_MS, starter
 
 SHOPPERS, SHIFTS = 10, 5  # each shopper is there in every fifth shift, and else silent

@@ -18,7 +18,18 @@ import pytest
 from jobs.settings import SettingsError, load
 from jobs.simulate.settings import SimulateSettings, crowd
 from operators.broker import Broker
-from tests.kafka import ROOT, Record, completed, environment, job, read, running, send, wait_for
+from tests.kafka import (
+    PATIENCE_S,
+    ROOT,
+    Record,
+    completed,
+    environment,
+    job,
+    read,
+    running,
+    send,
+    wait_for,
+)
 from udfs.events import decode
 
 NOW_MS = 1_750_000_000_000
@@ -151,7 +162,7 @@ def loop(broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Loop:
         folder, "recommend", *common, f"dead_letters_topic={dead}", "engine.profile=latency"
     ):
         send(broker.bootstrap, events, [wake_up()])
-        wait_for(lambda: len(read(broker.bootstrap, lists)) == 1, 120, "the first list")
+        wait_for(lambda: len(read(broker.bootstrap, lists)) == 1, PATIENCE_S, "the first list")
         began = time.monotonic()
         said = simulate(
             *common,
