@@ -3,14 +3,13 @@
     with Cluster(taskmanagers=2) as cluster:
         subprocess.run([..., "--set", f"engine.jobmanager={cluster.rest.address}"])
 
-Every process listens on the loopback address only and ends with the one that started it.
+Every process listens on the loopback address only, is started again should it end by itself, and
+ends with the one that started it.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
@@ -40,9 +39,9 @@ class Cluster(Service):
             "rest.port": str(port),
             **(options or {}),
         }
-        self._tethers: list[subprocess.Popen[str]] = []
+        self._tethers: dict[str, subprocess.Popen[str]] = {}
         self.jobmanager_pid = 0
-        self.taskmanagers: dict[str, int] = {}  # id in the REST → process id
+        self.taskmanagers: dict[str, int] = {}  # id in the REST → first process id
 
     def start(self) -> Cluster:
         """Start all processes and wait until every slot is registered."""
@@ -61,18 +60,21 @@ class Cluster(Service):
         return self.taskmanagers[name]
 
     def kill_taskmanager(self, name: str | None = None) -> int:
-        """SIGKILL a TaskManager, the oldest unless it is named, as a failing machine would."""
-        pid = self.taskmanagers.pop(name or next(iter(self.taskmanagers)))
-        os.kill(pid, signal.SIGKILL)
-        return pid
+        """SIGKILL a TaskManager, the oldest unless it is named, for good, as a lost machine is.
+
+        Returns its process id.
+        """
+        name = name or next(iter(self.taskmanagers))
+        self._tethers[name].kill()  # the kernel then kills the TaskManager
+        return self.taskmanagers.pop(name)
 
     def close(self) -> None:
         """End every process and remove the folder."""
-        for process in self._tethers:
+        for process in self._tethers.values():
             for pipe in (process.stdin, process.stdout):
                 if pipe is not None:
                     pipe.close()
-        for process in self._tethers:
+        for process in self._tethers.values():
             process.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -80,7 +82,7 @@ class Cluster(Service):
         command, environment = program(self.directory, name, options)
         with (self.directory / f"{name}.out").open("wb") as output:
             process = subprocess.Popen(
-                tether.command(command, remove=str(self.directory)),
+                tether.command(command, remove=str(self.directory), again=True),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -88,9 +90,9 @@ class Cluster(Service):
                 text=True,
                 start_new_session=True,
             )
-        self._tethers.append(process)
+        self._tethers[name] = process
         assert process.stdout is not None
         return int(process.stdout.readline())
 
     def _is_alive(self) -> bool:
-        return all(process.poll() is None for process in self._tethers)
+        return all(process.poll() is None for process in self._tethers.values())

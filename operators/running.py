@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
@@ -19,6 +20,10 @@ from operators.environment import Engine, mode_of
 from operators.remote import failure
 from operators.rest import Rest
 
+_NO_TASKMANAGER = (
+    "failed: Flink has ended the TaskManager of this process; its log in {folder} says why. "
+    "Start the job again"
+)
 # What Flink itself counts; told only where it has happened.
 _OF_FLINK = {"failedCommittables": LOST, "numLateRecordsDropped": DROPPED}
 
@@ -35,8 +40,9 @@ def run(
 
     The counters are told once more at the end, as they stood a second before or when stopped.
     Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
-    has then failed. `once_up` is called when its tasks run. A job that is not to be waited for
-    (`execution.attached`) is left to its cluster.
+    has then failed. So has any whose TaskManager in this process has ended. `once_up` is called
+    when its tasks run. A job that is not to be waited for (`execution.attached`) is left to its
+    cluster.
     """
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
@@ -52,12 +58,15 @@ def run(
     stopping = _on_stop_signals()
     if once_up is not None and _is_up(rest, job_id, ended, stopping):
         once_up()
-    counts = _watch(console, rest, job_id, job, ended, stopping)
+    counts, lost = _watch(console, rest, job_id, job, engine, ended, stopping)
     if counts:
         console.print(f"{job}: {summary(counts)}", highlight=False, soft_wrap=True)
     if not ended.done():
         client.cancel().result()
-        return 1 if must_end else 0
+        if lost:
+            reason = _NO_TASKMANAGER.format(folder=os.environ["FLINK_LOG_DIR"])
+            console.print(f"{job}: {reason}", highlight=False, soft_wrap=True)
+        return 1 if must_end or lost else 0
     problem = ended.exception()
     cancelled = "JobCancellationException" in str(problem)
     if problem is None or (cancelled and not must_end):
@@ -77,17 +86,28 @@ def _is_up(rest: Rest, job_id: str, ended: Any, stopping: threading.Event) -> bo
 
 
 def _watch(
-    console: Console, rest: Rest, job_id: str, job: str, ended: Any, stopping: threading.Event
-) -> dict[str, int]:
-    """Show the counters, each restart and what was lost until the job has ended or is to stop."""
-    said, counts, last, advice = 0, {}, False, ""
+    console: Console,
+    rest: Rest,
+    job_id: str,
+    job: str,
+    engine: Engine,
+    ended: Any,
+    stopping: threading.Event,
+) -> tuple[dict[str, int], bool]:
+    """Show the counters, each restart and what was lost until the job has ended or is to stop.
+
+    Returns the counters, and whether the job has lost the TaskManager that this process had.
+    """
+    said, counts, last, lost, advice = 0, {}, False, False, ""
     with console.status(f"{job}: starting") as line:
-        while not ended.done() and not last:
+        while not (ended.done() or last or lost):
             last = stopping.wait(1.0)
             try:
                 status = str(rest.get(f"/jobs/{job_id}")["state"])
                 counts = counters(rest, job_id)
                 at, why = failure(rest, job_id)
+                if at and engine.jobmanager is None:  # on a cluster another one may come
+                    lost = rest.get("/overview")["taskmanagers"] == 0
             except (OSError, HTTPException):  # not up yet, too busy, or gone with its job
                 continue
             if at > said:
@@ -97,7 +117,7 @@ def _watch(
             if advice != before:
                 console.print(f"{job}: {advice}", markup=False, highlight=False)
             line.update(f"{job}: {status.lower()}  {summary(counts)}")
-    return counts
+    return counts, lost
 
 
 def summary(counts: Mapping[str, int]) -> str:

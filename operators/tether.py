@@ -1,14 +1,17 @@
-"""Keep a child process no longer than its parent, however the parent ends.
+"""Keep a child process: no longer than its parent, and if asked for no shorter either.
 
-    python tether.py [--remove FOLDER] -- COMMAND…
+    python tether.py [--remove FOLDER] [--again] [--outlive] -- COMMAND…
 
 The parent holds the other end of this program's standard input. When that closes (the parent
-closed it, ended, or was killed with SIGKILL) the command is stopped and FOLDER removed. Only the
-standard library is used. Prints the command's process id, and ends with its exit code.
+closed it, ended, or was killed with SIGKILL) the command is stopped and FOLDER removed; with
+--outlive only SIGTERM to this program stops it. With --again a command that ends by itself is
+started anew, unless it ended well or `STARTS` starts within `WITHIN_SECONDS` were in vain. Only the
+standard library is used. Prints the command's first process id, and ends with its exit code.
 """
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import os
 import select
@@ -16,44 +19,70 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections import deque
 from types import FrameType
 
 GRACE_SECONDS = 10.0
+STARTS, WITHIN_SECONDS = 3, 120.0
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
 
 
-def command(program: list[str], remove: str | None = None) -> list[str]:
-    """The command line that runs `program` on a tether; give it a pipe as standard input."""
-    folder = ["--remove", remove] if remove else []
-    return [sys.executable, "-I", __file__, *folder, "--", *program]
+def command(
+    program: list[str], remove: str | None = None, again: bool = False, outlive: bool = False
+) -> list[str]:
+    """The command line that runs `program` on a tether.
+
+    Give it a pipe as standard input, unless it is to outlive its parent.
+    """
+    options = [*(["--remove", remove] if remove else []), *(["--again"] if again else [])]
+    options += ["--outlive"] if outlive else []
+    return [sys.executable, "-I", __file__, *options, "--", *program]
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command until it ends or the parent does."""
+    """Run a command until it ends for good, the parent does, or SIGTERM comes."""
     split = arguments.index("--")
-    folder = arguments[split - 1] if arguments[:split] else None
+    options, program = _options(arguments[:split]), arguments[split + 1 :]
     signal.signal(signal.SIGTERM, _let_go)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
-    child = subprocess.Popen(
-        arguments[split + 1 :], stdin=subprocess.DEVNULL, preexec_fn=_die_with_this_process
-    )
+    child = _start(program)
+    starts = deque([time.monotonic()], maxlen=STARTS)
     print(child.pid, flush=True)
     sys.stdout.close()
     try:
-        if _ended_before_parent(child):
-            return child.returncode
+        while _ended_by_itself(child, options.outlive):
+            in_vain = len(starts) == STARTS and time.monotonic() - starts[0] < WITHIN_SECONDS
+            if child.returncode == 0 or not options.again or in_vain:
+                return child.returncode
+            child = _start(program)
+            starts.append(time.monotonic())
     except SystemExit:
         pass
     _stop(child)
-    if folder:
-        shutil.rmtree(folder, ignore_errors=True)
+    if options.remove:
+        shutil.rmtree(options.remove, ignore_errors=True)
     return child.returncode
 
 
-def _ended_before_parent(child: subprocess.Popen[bytes]) -> bool:
+def _options(words: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="tether.py", usage=__doc__)
+    parser.add_argument("--remove")
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--outlive", action="store_true")
+    return parser.parse_args(words)
+
+
+def _start(program: list[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(program, stdin=subprocess.DEVNULL, preexec_fn=_die_with_this_process)
+
+
+def _ended_by_itself(child: subprocess.Popen[bytes], outlive: bool) -> bool:
+    """Wait for the child's end; False if the parent ended before."""
+    watched = [] if outlive else [0]
     while child.poll() is None:
-        if select.select([0], [], [], 0.2)[0] and not os.read(0, 4096):
+        if select.select(watched, [], [], 0.2)[0] and not os.read(0, 4096):
             return False
     return True
 

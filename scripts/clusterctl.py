@@ -17,6 +17,7 @@ import click
 from background import NOT_RUNNING, as_json, directory_of, only_one_process, tell
 from pydantic import ValidationError
 
+from operators import tether
 from operators.java import JavaMissingError
 from operators.ports import HOST, free_port, why_taken
 from operators.standalone import (
@@ -45,10 +46,10 @@ def alive(directory: Path, note: dict[str, Any] | None) -> dict[str, int]:
 def _is_ours(directory: Path, pid: int) -> bool:
     # A process id may have been given to another program since.
     try:
-        command = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
     except OSError:
         return False
-    return any(word.startswith(f"{directory}/conf") for word in command)
+    return f"FLINK_CONF_DIR={directory}/conf" in variables
 
 
 def start(
@@ -116,7 +117,7 @@ def _launch(directory: Path, name: str, options: dict[str, str]) -> subprocess.P
     command, environment = program(directory, name, options)
     with (directory / f"{name}.out").open("wb") as output:
         return subprocess.Popen(
-            command,
+            tether.command(command, again=True, outlive=True),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

@@ -1,14 +1,17 @@
-"""Processes that are killed."""
+"""Processes that are killed, or that end themselves."""
 
 from __future__ import annotations
 
+import json
 import time
 
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RUNS, moments, python_workers, run, stage
+from tests.faults.stage import RESTARTS, RUNS, Stage, moments, python_workers, run, stage
 from tests.kafka import wait_for
 
 KILLS = 5  # in each of the two runs
+# No task that is cancelled ends as soon as that, for which Flink ends its TaskManager.
+IMPATIENT = RESTARTS | {"task.cancellation.timeout": "1 ms"}
 
 
 @scenario()
@@ -46,3 +49,19 @@ def python_worker_kill(ground: Ground) -> Figures:
         directory = ours.cluster.directory
         wait_for(lambda: not python_workers(directory), 60, "the end of the workers")
     return told
+
+
+@scenario()
+def taskmanager_end(ground: Ground) -> Figures:
+    """Flink ends TaskManagers when it cancels a task: they are started again, the job goes on."""
+    options = f"engine.options={json.dumps(IMPATIENT)}"
+    with stage(ground) as ours, run(ours, "end", *RUNS[0], options) as recommend:
+        before = addresses(ours)
+        seconds = recommend.survives(python_workers(ours.cluster.directory)[0].kill)
+        assert before.isdisjoint(addresses(ours)), "no TaskManager has ended itself"
+        return recommend.verify() | {"slowest_s": round(seconds, 1)}
+
+
+def addresses(stage: Stage) -> set[str]:
+    """Where the TaskManagers listen: a new process, another address."""
+    return {each["path"] for each in stage.rest.get("/taskmanagers")["taskmanagers"]}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import time
 from collections import defaultdict
 from dataclasses import dataclass
@@ -15,9 +17,11 @@ from operators.broker import Broker
 from operators.ports import free_port
 from tests.counting import settled
 from tests.kafka import (
+    PATIENCE_S,
     Record,
     completed,
     job,
+    python_workers,
     read,
     running,
     screen,
@@ -215,3 +219,24 @@ def test_a_job_that_cannot_run_is_refused_before_it_starts(
     assert refused.returncode == 1
     assert said in refused.stderr
     assert "Traceback" not in refused.stderr
+
+
+def test_a_job_ends_and_says_so_when_flink_has_ended_its_taskmanager(
+    tmp_path: Path, broker: Broker
+) -> None:
+    broker.create_topics({"x-events": 1})
+    settings = (
+        f"kafka.bootstrap={broker.bootstrap}",
+        "kafka.create_topics=true",
+        "engine.profile=throughput",
+        'engine.options={"task.cancellation.timeout": "1 ms"}',  # nothing ends as soon as that
+        *(f"{kind}_topic=x-{kind}" for kind in ("events", "recommendations", "dead_letters")),
+    )
+    with running(tmp_path, "recommend", *settings) as process:
+        send(broker.bootstrap, "x-events", [named("x", "user")])
+        lists = "x-recommendations"
+        wait_for(lambda: read(broker.bootstrap, lists) != [], PATIENCE_S, "the first list")
+        os.kill(python_workers(process.pid)[0], signal.SIGKILL)
+        send(broker.bootstrap, "x-events", [named("y", "user")])  # by which the loss is noticed
+        assert process.wait(PATIENCE_S) == 1
+    assert "Flink has ended the TaskManager" in screen(tmp_path, "recommend").read_text()
