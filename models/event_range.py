@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from typing import Any
@@ -27,8 +28,11 @@ def read_range(
 
 
 def messages(client: Mapping[str, str], topic: str, start: str, end: str) -> Iterator[Any]:
-    """The Kafka messages of such a range, in order within each partition."""
-    from confluent_kafka import Consumer
+    """The Kafka messages of such a range, in order within each partition.
+
+    ConnectionError says what the brokers refuse, or that none answers.
+    """
+    from confluent_kafka import Consumer, KafkaException
 
     consumer = Consumer(
         {
@@ -41,6 +45,9 @@ def messages(client: Mapping[str, str], topic: str, start: str, end: str) -> Ite
     )
     try:
         yield from _messages(consumer, topic, start, end)
+    except KafkaException as error:
+        why = error.args[0].str()
+        raise ConnectionError(f"expected brokers that tell of {topic}; {why}") from None
     finally:
         consumer.close()
 
@@ -86,7 +93,7 @@ def _bounds(consumer: Any, topic: str, start: str, end: str) -> dict[int, tuple[
 def _offset(consumer: Any, topic: str, part: int, bound: str) -> int:
     from confluent_kafka import TopicPartition
 
-    low, high = consumer.get_watermark_offsets(TopicPartition(topic, part), timeout=_PATIENCE_S)
+    low, high = _watermarks(consumer, TopicPartition(topic, part))
     if bound in ("earliest", "latest"):
         return int(low if bound == "earliest" else high)
     if bound.isdigit():
@@ -96,12 +103,27 @@ def _offset(consumer: Any, topic: str, part: int, bound: str) -> int:
     return int(high if offset < 0 else offset)
 
 
+def _watermarks(consumer: Any, partition: Any) -> tuple[int, int]:
+    """Its first and its next offset; at first the client may not know where to ask."""
+    from confluent_kafka import KafkaError, KafkaException
+
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return consumer.get_watermark_offsets(partition, timeout=_PATIENCE_S)
+        except KafkaException as error:
+            unknown = error.args[0].code() == KafkaError._UNKNOWN_PARTITION
+            if not unknown or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
+
 def to_ms(text: str) -> int:
     """Epoch ms of an ISO time, read as UTC where it names no zone; raises ValueError."""
     try:
-        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+        instant = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
         raise ValueError(f"expected an ISO time like 2011-12-01T00:00:00Z; got {text!r}") from None
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=timezone.utc)
-    return int(time.timestamp() * 1000)
+    if instant.tzinfo is None:
+        instant = instant.replace(tzinfo=timezone.utc)
+    return int(instant.timestamp() * 1000)

@@ -230,6 +230,7 @@ def test_a_bundle_is_trained_from_a_kafka_range(
     ("setting", "said"),
     [
         ("source.kafka.topic=no-such-topic", "no-such-topic"),
+        ("source.kafka.bootstrap=127.0.0.1:9", "expected brokers that tell of train-events"),
         ("source.kafka.start=yesterday", "expected an ISO time"),
     ],
 )
