@@ -15,11 +15,10 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from operators import tether
 from operators.ports import HOST, free_port
 from operators.rest import Rest
 from operators.service import Service
-from operators.standalone import ClusterError, prepare, program, wait_for_slots
+from operators.standalone import ClusterError, launch, prepare, wait_for_slots
 
 __all__ = ["Cluster", "ClusterError"]
 
@@ -79,17 +78,7 @@ class Cluster(Service):
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _launch(self, name: str, options: Mapping[str, str] | None = None) -> int:
-        command, environment = program(self.directory, name, options)
-        with (self.directory / f"{name}.out").open("wb") as output:
-            process = subprocess.Popen(
-                tether.command(command, remove=str(self.directory), again=True),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env=environment,
-                text=True,
-                start_new_session=True,
-            )
+        process = launch(self.directory, name, options)
         self._tethers[name] = process
         assert process.stdout is not None
         return int(process.stdout.readline())

@@ -58,11 +58,12 @@ def run(
     stopping = _on_stop_signals()
     if once_up is not None and _is_up(rest, job_id, ended, stopping):
         once_up()
-    counts, lost = _watch(console, rest, job_id, job, engine, ended, stopping)
+    counts = _watch(console, rest, job_id, job, engine, ended, stopping)
     if counts:
         console.print(f"{job}: {summary(counts)}", highlight=False, soft_wrap=True)
     if not ended.done():
         client.cancel().result()
+        lost = not stopping.is_set()
         if lost:
             reason = _NO_TASKMANAGER.format(folder=os.environ["FLINK_LOG_DIR"])
             console.print(f"{job}: {reason}", highlight=False, soft_wrap=True)
@@ -93,10 +94,10 @@ def _watch(
     engine: Engine,
     ended: Any,
     stopping: threading.Event,
-) -> tuple[dict[str, int], bool]:
-    """Show the counters, each restart and what was lost until the job has ended or is to stop.
+) -> dict[str, int]:
+    """Show the counters, each restart and what was lost while the job can go on.
 
-    Returns the counters, and whether the job has lost the TaskManager that this process had.
+    That is until it has ended, is to stop, or has lost the TaskManager that this process had.
     """
     said, counts, last, lost, advice = 0, {}, False, False, ""
     with console.status(f"{job}: starting") as line:
@@ -117,7 +118,7 @@ def _watch(
             if advice != before:
                 console.print(f"{job}: {advice}", markup=False, highlight=False)
             line.update(f"{job}: {status.lower()}  {summary(counts)}")
-    return counts, lost
+    return counts
 
 
 def summary(counts: Mapping[str, int]) -> str:

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from http.client import HTTPException
@@ -16,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from operators import tether
 from operators.configuration import CONF, overlay, state_folder
 from operators.java import java_home
 from operators.ports import HOST
@@ -101,13 +103,32 @@ def high_availability(directory: Path, port: int) -> dict[str, str]:
     }
 
 
-def program(
-    directory: Path, name: str, options: Mapping[str, str] | None = None
-) -> tuple[list[str], dict[str, str]]:
-    """Command and environment of a process named ROLE-NUMBER, for instance taskmanager-1.
+def launch(
+    directory: Path, name: str, options: Mapping[str, str] | None = None, outlive: bool = False
+) -> subprocess.Popen[str]:
+    """The tether of a process named ROLE-NUMBER, which is started again should it end by itself.
 
-    Its roles: jobmanager, taskmanager, zookeeper. The command becomes the process itself.
+    Its roles: jobmanager, taskmanager, zookeeper. Unless it is to `outlive` this process it ends
+    with it, the folder goes then, and its id is the first line of what the tether writes.
     """
+    command, environment = _program(directory, name, options)
+    removed = None if outlive else str(directory)
+    with (directory / f"{name}.out").open("wb") as output:
+        return subprocess.Popen(
+            tether.command(command, remove=removed, again=True, outlive=outlive),
+            stdin=subprocess.DEVNULL if outlive else subprocess.PIPE,
+            stdout=output if outlive else subprocess.PIPE,
+            stderr=output,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def _program(
+    directory: Path, name: str, options: Mapping[str, str] | None
+) -> tuple[list[str], dict[str, str]]:
+    """Command and environment of such a process; the command becomes the process itself."""
     role, home, conf = name.partition("-")[0], flink_home() / "bin", directory / "conf"
     (directory / name).mkdir(exist_ok=True)
     given = os.environ.get("JDK_JAVA_OPTIONS", "")

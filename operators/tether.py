@@ -36,8 +36,8 @@ def command(
 
     Give it a pipe as standard input, unless it is to outlive its parent.
     """
-    options = [*(["--remove", remove] if remove else []), *(["--again"] if again else [])]
-    options += ["--outlive"] if outlive else []
+    options = ["--remove", remove] if remove else []
+    options += [flag for flag, given in (("--again", again), ("--outlive", outlive)) if given]
     return [sys.executable, "-I", __file__, *options, "--", *program]
 
 

@@ -17,7 +17,6 @@ import click
 from background import NOT_RUNNING, as_json, directory_of, only_one_process, tell
 from pydantic import ValidationError
 
-from operators import tether
 from operators.java import JavaMissingError
 from operators.ports import HOST, free_port, why_taken
 from operators.standalone import (
@@ -25,9 +24,9 @@ from operators.standalone import (
     answering,
     default_directory,
     high_availability,
+    launch,
     noted,
     prepare,
-    program,
     rests,
     wait_for_slots,
 )
@@ -46,10 +45,10 @@ def alive(directory: Path, note: dict[str, Any] | None) -> dict[str, int]:
 def _is_ours(directory: Path, pid: int) -> bool:
     # A process id may have been given to another program since.
     try:
-        variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
     except OSError:
         return False
-    return f"FLINK_CONF_DIR={directory}/conf" in variables
+    return os.fsencode(f"FLINK_CONF_DIR={directory}/conf") in variables
 
 
 def start(
@@ -68,11 +67,11 @@ def start(
             f"the cluster of {directory} runs already, with {told}. "
             "Stop it first, or give another folder with --dir."
         )
-    launched: list[subprocess.Popen[bytes]] = []
+    launched: list[subprocess.Popen[str]] = []
     try:
         for name, options in _wanted(note).items():
             if name not in alive(directory, note):
-                launched.append(_launch(directory, name, options))
+                launched.append(launch(directory, name, options, outlive=True))
                 note["processes"][name] = launched[-1].pid
                 (directory / "cluster.json").write_text(json.dumps(note))
         wait_for_slots(
@@ -111,19 +110,6 @@ def _wanted(note: dict[str, Any]) -> dict[str, dict[str, str]]:
         **{f"jobmanager-{number}": {"rest.port": port} for number, port in enumerate(ports)},
         **{f"taskmanager-{number}": {} for number in range(note["taskmanagers"])},
     }
-
-
-def _launch(directory: Path, name: str, options: dict[str, str]) -> subprocess.Popen[bytes]:
-    command, environment = program(directory, name, options)
-    with (directory / f"{name}.out").open("wb") as output:
-        return subprocess.Popen(
-            tether.command(command, again=True, outlive=True),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=environment,
-            start_new_session=True,
-        )
 
 
 def stop(directory: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The counters of a running job, as Flink's REST shows them."""
+"""What Flink's REST shows: the counters of a running job, and the TaskManagers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,11 @@ def counted(rest: str) -> dict[str, int]:
         return counters(Rest(rest), job["id"])
     except (OSError, ValueError):
         return {}
+
+
+def addresses(rest: Rest) -> set[str]:
+    """Where the TaskManagers listen: a new process has another address."""
+    return {each["path"] for each in rest.get("/taskmanagers")["taskmanagers"]}
 
 
 def settled(rest: str, consumed: int) -> dict[str, int]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 
+from tests.counting import addresses
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RESTARTS, RUNS, Stage, moments, python_workers, run, stage
+from tests.faults.stage import RESTARTS, RUNS, moments, python_workers, run, stage
 from tests.kafka import wait_for
 
 KILLS = 5  # in each of the two runs
@@ -56,12 +57,7 @@ def taskmanager_end(ground: Ground) -> Figures:
     """Flink ends TaskManagers when it cancels a task: they are started again, the job goes on."""
     options = f"engine.options={json.dumps(IMPATIENT)}"
     with stage(ground) as ours, run(ours, "end", *RUNS[0], options) as recommend:
-        before = addresses(ours)
+        before = addresses(ours.rest)
         seconds = recommend.survives(python_workers(ours.cluster.directory)[0].kill)
-        assert before.isdisjoint(addresses(ours)), "no TaskManager has ended itself"
+        assert before.isdisjoint(addresses(ours.rest)), "no TaskManager has ended itself"
         return recommend.verify() | {"slowest_s": round(seconds, 1)}
-
-
-def addresses(stage: Stage) -> set[str]:
-    """Where the TaskManagers listen: a new process, another address."""
-    return {each["path"] for each in stage.rest.get("/taskmanagers")["taskmanagers"]}

@@ -35,6 +35,8 @@ RUNS = {"latency": 2, "throughput": 1}  # profile → slots
 NAMES = ("\x00", "\x1e", "\x1f\x7f", "a,b", '"\\', "😀", "u😀\u2028", "ü\uffff", "null", " ")
 """Of users and events: all valid, and all of characters that text on its way may be cut at."""
 
+pytestmark = pytest.mark.slow  # whichever test is the first waits for a run in each profile
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -47,9 +49,6 @@ class Traffic:
     dead: dict[str, list[Record]]
     counts: dict[str, list[tuple[dict, dict]]]  # what the counters told, and what they must tell
     screens: dict[str, str]
-
-
-pytestmark = pytest.mark.slow  # whichever test is the first waits for a run in each profile
 
 
 @pytest.fixture(scope="module")

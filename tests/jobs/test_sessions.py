@@ -26,6 +26,8 @@ from udfs.sessions import Closing
 
 RUNS = {"latency": 1, "throughput": 2}  # profile → slots
 
+pytestmark = pytest.mark.slow  # whichever test is the first waits for a run in each profile
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -37,9 +39,6 @@ class Traffic:
     late_events: dict[str, list[Record]]
     dead: dict[str, list[Record]]
     screens: dict[str, str]
-
-
-pytestmark = pytest.mark.slow  # whichever test is the first waits for a run in each profile
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import psutil
 import pytest
 
 from operators.cluster import Cluster, ClusterError
+from tests.counting import addresses
 from tests.kafka import JVM, PATIENCE_S, wait_for
 
 OPTIONS = {
@@ -28,17 +29,15 @@ def test_a_cluster_is_made_of_processes_and_notices_the_loss_of_one() -> None:
             lambda: cluster.rest.get("/overview")["slots-total"] == 2, 60, "the loss to be noticed"
         )
         (left,) = cluster.taskmanagers.values()
-        began = cluster.rest.get("/taskmanagers")["taskmanagers"][0]["path"]
+        before = addresses(cluster.rest)
         psutil.Process(left).kill()
-        wait_for(lambda: other_than(began, cluster), PATIENCE_S, "it to be started again")
+        wait_for(
+            lambda: len(now := addresses(cluster.rest)) == 1 and now.isdisjoint(before),
+            PATIENCE_S,
+            "it to be started again",
+        )
     assert not any(map(psutil.pid_exists, pids))
     assert not cluster.directory.exists()
-
-
-def other_than(path: str, cluster: Cluster) -> bool:
-    """Whether there is one TaskManager, and it has another address."""
-    there = cluster.rest.get("/taskmanagers")["taskmanagers"]
-    return [each["path"] != path for each in there] == [True]
 
 
 def test_a_cluster_that_cannot_start_says_why() -> None:
