@@ -19,11 +19,10 @@ from operators.accounting import COUNTERS, DROPPED, LOST
 from operators.environment import Engine, mode_of
 from operators.remote import failure
 from operators.rest import Rest
+from operators.standalone import NO_PYTHON
 
-_NO_TASKMANAGER = (
-    "failed: Flink has ended the TaskManager of this process; its log in {folder} says why. "
-    "Start the job again"
-)
+_NO_TASKMANAGER = "Flink has ended the TaskManager of this process; its log in {folder} says why"
+_NO_PYTHON = "Python cannot run in this process any more: a task was cancelled as it was set up"
 # What Flink itself counts; told only where it has happened.
 _OF_FLINK = {"failedCommittables": LOST, "numLateRecordsDropped": DROPPED}
 
@@ -40,8 +39,8 @@ def run(
 
     The counters are told once more at the end, as they stood a second before or when stopped.
     Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
-    has then failed. So has any whose TaskManager in this process has ended. `once_up` is called
-    when its tasks run. A job that is not to be waited for (`execution.attached`) is left to its
+    has then failed. So has any that cannot go on in this process. `once_up` is called when its
+    tasks run. A job that is not to be waited for (`execution.attached`) is left to its
     cluster.
     """
     client = statements.execute().get_job_client()
@@ -58,14 +57,13 @@ def run(
     stopping = _on_stop_signals()
     if once_up is not None and _is_up(rest, job_id, ended, stopping):
         once_up()
-    counts = _watch(console, rest, job_id, job, engine, ended, stopping)
+    counts, lost = _watch(console, rest, job_id, job, engine, ended, stopping)
     if counts:
         console.print(f"{job}: {summary(counts)}", highlight=False, soft_wrap=True)
     if not ended.done():
         client.cancel().result()
-        lost = not stopping.is_set()
         if lost:
-            reason = _NO_TASKMANAGER.format(folder=os.environ["FLINK_LOG_DIR"])
+            reason = f"failed: {lost}. Start the job again"
             console.print(f"{job}: {reason}", highlight=False, soft_wrap=True)
         return 1 if must_end or lost else 0
     problem = ended.exception()
@@ -94,12 +92,12 @@ def _watch(
     engine: Engine,
     ended: Any,
     stopping: threading.Event,
-) -> dict[str, int]:
-    """Show the counters, each restart and what was lost while the job can go on.
+) -> tuple[dict[str, int], str]:
+    """Show the counters, each restart and what was lost until the job has ended or is to stop.
 
-    That is until it has ended, is to stop, or has lost the TaskManager that this process had.
+    Returns the counters, and why a job of this process cannot go on; "" unless that ended it.
     """
-    said, counts, last, lost, advice = 0, {}, False, False, ""
+    said, counts, last, lost, advice = 0, {}, False, "", ""
     with console.status(f"{job}: starting") as line:
         while not (ended.done() or last or lost):
             last = stopping.wait(1.0)
@@ -108,7 +106,7 @@ def _watch(
                 counts = counters(rest, job_id)
                 at, why = failure(rest, job_id)
                 if at and engine.jobmanager is None:  # on a cluster another one may come
-                    lost = rest.get("/overview")["taskmanagers"] == 0
+                    lost = beyond_repair(why, rest.get("/overview")["taskmanagers"])
             except (OSError, HTTPException):  # not up yet, too busy, or gone with its job
                 continue
             if at > said:
@@ -118,7 +116,14 @@ def _watch(
             if advice != before:
                 console.print(f"{job}: {advice}", markup=False, highlight=False)
             line.update(f"{job}: {status.lower()}  {summary(counts)}")
-    return counts
+    return counts, lost
+
+
+def beyond_repair(why: str, taskmanagers: int) -> str:
+    """Why a job that failed with this stack trace cannot go on in its process; "" if it can."""
+    if NO_PYTHON in why:
+        return _NO_PYTHON
+    return "" if taskmanagers else _NO_TASKMANAGER.format(folder=os.environ["FLINK_LOG_DIR"])
 
 
 def summary(counts: Mapping[str, int]) -> str:

@@ -26,6 +26,12 @@ from operators.tls import PLAIN, Tls
 
 START_SECONDS = 180  # all processes start at once, on a busy machine it takes minutes
 _CAUSE = re.compile(r"^Caused by: | (?:ERROR|FATAL) ")
+# PEMJA keeps the interrupt of a task that was cancelled while its interpreter was set up, and
+# throws it whenever one is set up later: no Python runs inside that process any more.
+NO_PYTHON = (
+    "java.lang.Error: java.lang.InterruptedException"
+    "\n\tat pemja.core.PythonInterpreter$MainInterpreter.initialize"
+)
 # One server, for clients on this machine; Flink adds the ports a quorum would need.
 _ZOOKEEPER = """\
 dataDir={directory}/zookeeper
@@ -108,14 +114,18 @@ def launch(
 ) -> subprocess.Popen[str]:
     """The tether of a process named ROLE-NUMBER, which is started again should it end by itself.
 
-    Its roles: jobmanager, taskmanager, zookeeper. Unless it is to `outlive` this process it ends
-    with it, the folder goes then, and its id is the first line of what the tether writes.
+    Its roles: jobmanager, taskmanager, zookeeper. A TaskManager in which no Python can run any more
+    is ended, and so started again. Unless it is to `outlive` this process it ends with it, the
+    folder goes then, and its id is the first line of what the tether writes.
     """
     command, environment = _program(directory, name, options)
     removed = None if outlive else str(directory)
+    # A JobManager's log tells that of its TaskManagers.
+    fatal = (str(directory / name), NO_PYTHON) if name.startswith("taskmanager") else None
+    words = tether.command(command, removed, again=True, outlive=outlive, fatal=fatal)
     with (directory / f"{name}.out").open("wb") as output:
         return subprocess.Popen(
-            tether.command(command, remove=removed, again=True, outlive=outlive),
+            words,
             stdin=subprocess.DEVNULL if outlive else subprocess.PIPE,
             stdout=output if outlive else subprocess.PIPE,
             stderr=output,
@@ -138,8 +148,10 @@ def _program(
         "FLINK_LIB_DIR": str(directory / "lib"),
         "FLINK_LOG_DIR": str(directory / name),
         "FLINK_PID_DIR": str(directory / name),
-        # Whatever is unpacked goes with the folder, though its process may be killed.
-        "JDK_JAVA_OPTIONS": f'{given} -Djava.io.tmpdir="{directory / "tmp"}"'.lstrip(),
+        # Whatever is unpacked goes with the folder, though its process may be killed; and what
+        # a JVM says when it crashes stands with its log.
+        "JDK_JAVA_OPTIONS": f'{given} -Djava.io.tmpdir="{directory / "tmp"}"'
+        f' -XX:ErrorFile="{directory / name / "crash-%p.txt"}"'.lstrip(),
     }
     if role == "zookeeper":
         configuration = ["--zkConfigFile", str(conf / "zoo.cfg"), "--peerId", "1"]

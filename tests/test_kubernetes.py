@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import re
+import socket
+import subprocess
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -18,6 +21,8 @@ from jobs.__main__ import JOBS
 from jobs.settings import load
 from operators.configuration import CONF, flattened
 from operators.jars import operator_jar
+from operators.ports import HOST
+from operators.standalone import NO_PYTHON
 
 FOLDER = CONF / "kubernetes"
 NAMES = ("feedback", "recommend", "sessions")
@@ -118,6 +123,28 @@ def test_the_manifests_differ_in_their_job_and_its_memory_alone() -> None:
     assert texts["sessions"] == texts["feedback"]
     memory = re.compile(r'"(taskmanager\.memory\.[\w.-]+|memory)": "[^"]+"(, )?')
     assert len({memory.sub("", text) for text in texts.values()}) == 1
+
+
+def test_a_taskmanager_is_alive_while_it_listens_and_can_run_python(tmp_path: Path) -> None:
+    (container,) = manifest("recommend")["spec"]["taskManager"]["podTemplate"]["spec"]["containers"]
+    *shell, script = container["livenessProbe"]["exec"]["command"]
+
+    def is_alive() -> bool:
+        here = script.replace("6122", str(port)).replace("/opt/flink/log", str(tmp_path))
+        done = subprocess.run([*shell, here], env={**os.environ, "HOSTNAME": HOST}, check=False)
+        return done.returncode == 0
+
+    with socket.create_server((HOST, 0)) as server:
+        port = server.getsockname()[1]
+        assert is_alive()
+        log = tmp_path / "flink-taskexecutor.log"
+        log.write_text("java.lang.Error: java.lang.InterruptedException\n\tat elsewhere\n")
+        assert is_alive()
+        log.write_text(f"… switched to FAILED with failure cause:\n{NO_PYTHON}(P.java:406)\n")
+        assert not is_alive()
+        log.unlink()
+        assert is_alive()
+    assert not is_alive()
 
 
 def test_the_pods_may_do_little() -> None:
