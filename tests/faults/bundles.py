@@ -12,7 +12,7 @@ from models.bundle import BundleError
 from models.bundle_files import FILES, MANIFEST
 from models.loading import load_bundle
 from models.registry import Registry
-from tests.bundles import forced, versioned
+from tests.bundles import decide, forced, versioned
 from tests.faults.broken_bundles import BREAKS
 from tests.faults.scenario import Figures, Ground, scenario
 from tests.faults.stage import Run, run, stage
@@ -98,14 +98,14 @@ def index_bit_rot(ground: Ground) -> Figures:
         stage(ground) as ours,
         run(ours, "rot", "throughput", "exactly-once", *on(registry)) as ran,
     ):
-        registry.publish(path)
-        stored = registry.bundles.place(registry.bundles.find("rotten")).local
+        published = registry.publish(path)  # it is sound
+        stored = registry.bundles.place(published).local
         assert stored is not None
-        decided = registry.promote("rotten", LATER_MS)  # it is sound, and acts later
-        stored.joinpath("index.faiss").write_bytes(
-            rotten(draw, stored.joinpath("index.faiss").read_bytes())
-        )
-        ground.say(f"index.faiss of decision {decided.sequence} is rotten now")
+        index = stored / "index.faiss"
+        index.write_bytes(rotten(draw, index.read_bytes()))
+        # Whoever decided looked before it rotted; a worker must not be as quick.
+        decide(registry, "promoted", "rotten", LATER_MS, published.sha256)
+        ground.say("a bundle was promoted whose index.faiss is rotten")
         refused(ran, 1)
         told = ran.verify()
         assert ran.failures() == 0, ran.why_it_ended()

@@ -18,6 +18,7 @@ class Flow:
 
     def __init__(self, bootstrap: str, topic: str, records: list[Record], rate: float) -> None:
         self.sent: list[Record] = []
+        self.arrived = 0  # of them, at the broker
         self.topic, self.rate = topic, rate
         self._records = records
         self._stopping = threading.Event()
@@ -82,3 +83,5 @@ class Flow:
     def _note(self, error: KafkaError | None, _: object) -> None:
         if error is not None:
             self._refused.append(str(error))
+        else:
+            self.arrived += 1

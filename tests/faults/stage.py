@@ -97,6 +97,8 @@ def stage(
         except Exception:
             no_logs = shutil.ignore_patterns("conf", "lib", "tmp")
             shutil.copytree(ours.directory, ground.folder / ours.directory.name, ignore=no_logs)
+            for log in broker.directory.glob("*.log"):
+                shutil.copy(log, ground.folder / f"broker-{log.name}")
             raise
         told = [*shown(str(made.rest)).values(), *screens_and_logs(ground.folder)]
         told += screens_and_logs(ours.directory)
@@ -218,7 +220,8 @@ class Run:
         try:
             wait_for(lambda: len(self.watch.records()) >= before + count, PATIENCE_S, what, 0.1)
         except AssertionError as error:
-            raise AssertionError(f"{error}; {self.why_it_ended()}") from None
+            told = f"{self.flow.arrived} of {len(self.flow.sent)} events arrived at the broker"
+            raise AssertionError(f"{error}; {told}; {self.why_it_ended()}") from None
         return time.monotonic() - began
 
     def verify(self, after: Swap | None = None) -> Figures:
