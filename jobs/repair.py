@@ -67,6 +67,7 @@ def repair(name: str, config: Path | None, overrides: tuple[str, ...]) -> None:
         f"repair: {counts['missing']:,} of {counts['due']:,} messages were missing in {topic} and "
         f"are there now; {counts['open']:,} are still open",
         highlight=False,
+        soft_wrap=True,
     )
     click.echo(json.dumps(counts))
 

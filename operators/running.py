@@ -51,7 +51,8 @@ def run(
     job_id = str(client.get_job_id())
     console = Console(stderr=True)
     mode = mode_of(engine)
-    console.print(f"{job}: job {job_id} runs Python in {mode} mode; Flink's REST is {rest}")
+    where = f"job {job_id} runs Python in {mode} mode; Flink's REST is {rest}"
+    console.print(f"{job}: {where}", soft_wrap=True)
     if options.get("execution.attached", "true") == "false":
         return 0
     stopping = _on_stop_signals()

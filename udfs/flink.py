@@ -177,9 +177,7 @@ class _Recommend(_Function):
         if self.mode == "thread":
             # Decoding shares this interpreter: let it in between two steps of a batch.
             sys.setswitchinterval(0.0005)
-        # A full collection over all that was just imported takes 60-100 ms: keep it out of them.
-        gc.collect()
-        gc.freeze()
+        settle_memory()
         self.serving.start()
 
     def close(self) -> None:
@@ -284,6 +282,18 @@ class Count(_Function, TableFunction):
 
 def _told(told: Told) -> tuple[str, str, str]:
     return told.identity, told.time, told.value
+
+
+def settle_memory() -> None:
+    """Keep all that is alive out of later collections, of which one would take 60 to 100 ms.
+
+    What an earlier call kept and nobody uses any more is freed: PyFlink's operations hold
+    themselves in a cycle, and with them a function that was opened in this process before, and
+    its bundle.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
 
 
 def worker_mode() -> Mode:
