@@ -114,7 +114,8 @@ RUN_BY = {
     "--set engine.send_code=true": CLUSTER,
     "FLINK_CONF_DIR=$PWD/flink-conf $FLINK/bin/flink run -d -m 127.0.0.1:8081 "
     "-pyexec $PWD/.venv/bin/python -pyclientexec $PWD/.venv/bin/python "
-    "-pym jobs sessions": "tests/jobs/test_cluster.py::project.flink_run(rest",
+    "-pym jobs sessions --set kafka.create_topics=true": "tests/jobs/test_cluster.py::"
+    "project.flink_run(rest",
     f"{PYTHON} sessions --set {KAFKA}": "tests/jobs/test_sessions.py::"
     "test_the_job_closes_the_sessions_that_the_rule_closes",
     f"{PYTHON} sessions --set kafka.create_topics=true": "tests/jobs/test_sessions.py::"
