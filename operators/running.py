@@ -22,7 +22,9 @@ from operators.rest import Rest
 from operators.standalone import NO_PYTHON
 
 _NO_TASKMANAGER = "Flink has ended the TaskManager of this process; its log in {folder} says why"
-_NO_PYTHON = "Python cannot run in this process any more: a task was cancelled as it was set up"
+_NO_INTERPRETER = (
+    "Python cannot run in this process any more: a task was cancelled as it was set up"
+)
 # What Flink itself counts; told only where it has happened.
 _OF_FLINK = {"failedCommittables": LOST, "numLateRecordsDropped": DROPPED}
 
@@ -40,8 +42,7 @@ def run(
     The counters are told once more at the end, as they stood a second before or when stopped.
     Ctrl-C and SIGTERM cancel a job that runs inside this process; one that `must_end` by itself
     has then failed. So has any that cannot go on in this process. `once_up` is called when its
-    tasks run. A job that is not to be waited for (`execution.attached`) is left to its
-    cluster.
+    tasks run. A job that is not to be waited for (`execution.attached`) is left to its cluster.
     """
     client = statements.execute().get_job_client()
     ended = client.get_job_execution_result()  # still answers when a local run's REST is gone
@@ -123,7 +124,7 @@ def _watch(
 def beyond_repair(why: str, taskmanagers: int) -> str:
     """Why a job that failed with this stack trace cannot go on in its process; "" if it can."""
     if NO_PYTHON in why:
-        return _NO_PYTHON
+        return _NO_INTERPRETER
     return "" if taskmanagers else _NO_TASKMANAGER.format(folder=os.environ["FLINK_LOG_DIR"])
 
 
