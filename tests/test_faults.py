@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from operators.broker import Broker
 from tests.faults.__main__ import faults
+from tests.faults.oracles import verified
 from tests.faults.readers import Watch
 from tests.faults.scenario import SCENARIOS
-from tests.faults.stage import verified
 from tests.kafka import ROOT, Record, completed, send
 
 Decisions = list[dict[str, Any]]

@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable
 
 from operators.broker import Broker
+from tests.faults.run import RUNS, Run, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RUNS, Run, run, stage
+from tests.faults.stage import stage
 
 AWAY_S = (0, 5)  # how long the broker is away, beside the time in which it starts: two kills
 PAUSE_S = 20

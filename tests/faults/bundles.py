@@ -14,8 +14,9 @@ from models.loading import load_bundle
 from models.registry import Registry
 from tests.bundles import decide, forced, versioned
 from tests.faults.broken_bundles import BREAKS
+from tests.faults.run import Run, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import Run, run, stage
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, wait_for
 from tests.shopping import START_MS, STARTER, Swap, shopping, starter
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from tests.faults.run import Run, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import Run, run, stage
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, wait_for
 
 MEBIBYTES = 64

@@ -15,8 +15,9 @@ from tests.faults.closings import (
     visitors,
 )
 from tests.faults.flow import Flow
+from tests.faults.run import run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import Stage, run, stage
+from tests.faults.stage import Stage, stage
 from tests.kafka import PATIENCE_S, Record, now_ms, send, wait_for
 from tests.shopping import START_MS, expected, starter
 

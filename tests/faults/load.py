@@ -8,8 +8,9 @@ from collections.abc import Callable
 import psutil
 
 from tests.faults.memory import memory
+from tests.faults.run import RATE, RUNS, Run, run, shoppers
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RATE, RUNS, Run, Stage, run, shoppers, stage
+from tests.faults.stage import Stage, stage
 from tests.kafka import PATIENCE_S, wait_for
 
 BURST_S, SLOW_S = 60, 30

@@ -7,8 +7,10 @@ import time
 
 from operators.accounting import LOST
 from operators.remote import cancel
+from tests.faults.oracles import verified
+from tests.faults.run import RESTARTS, Run, shoppers
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RESTARTS, Run, shoppers, stage, verified
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, now_ms, wait_for
 from tests.shopping import expected, starter
 

@@ -6,8 +6,9 @@ import random
 from collections import Counter
 
 from tests.faults.readers import committed
+from tests.faults.run import RUNS, Run, run, shoppers
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RUNS, Run, run, shoppers, stage
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, Record, now_ms, wait_for
 from tests.malformed import malformed
 from tests.mutants import mutants

@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from operators.remote import failure, free_slots
+from tests.faults.run import RUNS, Run, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RUNS, Run, python_workers, run, stage
+from tests.faults.stage import python_workers, stage
 from tests.kafka import PATIENCE_S, wait_for
 from tests.shopping import STARTER
 

@@ -16,8 +16,9 @@ from tests.canaries import USER
 from tests.faults.broken_bundles import crack_ranker
 from tests.faults.bundles import WORKERS, on
 from tests.faults.readers import committed
+from tests.faults.run import Run, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import Run, run, stage
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, Record, now_ms, send, wait_for
 from tests.shopping import START_MS, STARTER, Swap, decision, expected, shopping, starter
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import random
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from tests.canaries import USER
 from tests.faults.memory import taskmanagers
+from tests.faults.run import RUNS, Run, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import RUNS, Run, run, stage
+from tests.faults.stage import stage
 from tests.kafka import JVM, Record
 from tests.shopping import START_MS, starter
 
@@ -29,13 +32,42 @@ TOUCHED = {"env.java.opts.taskmanager": f"{JVM} -XX:+AlwaysPreTouch"}
 @scenario(long=True)
 def soak(ground: Ground) -> Figures:
     """Half an hour of traffic in each profile: memory and state do not grow."""
-    with ThreadPoolExecutor(len(RUNS)) as both:
-        told = both.map(lambda each: _soaked(ground, *each), RUNS)
-        return dict(zip(dict(RUNS), told, strict=True))
+    with ExitStack() as open_ones:
+        soaked = [open_ones.enter_context(_soaked(ground, *each)) for each in RUNS]
+        _look_at(soaked)
+        return {each.profile: each.figures() for each in soaked}
 
 
-def _soaked(ground: Ground, profile: str, delivery: str) -> Figures:
-    """The soak of one profile, on a broker and a cluster of its own."""
+@dataclass(frozen=True)
+class Soaked:
+    """A run of one profile, and what was seen of it."""
+
+    profile: str
+    ran: Run
+    looks: list[list[float]] = field(default_factory=list)
+    """MiB of each TaskManager with its workers."""
+    states: list[int] = field(default_factory=list)
+    """Bytes of checkpoints."""
+
+    def look(self) -> None:
+        self.looks.append([each.together for each in taskmanagers(self.ran.stage.cluster)])
+        self.states.append(int(self.ran.checkpoints()["latest"]["completed"]["state_size"]))
+
+    def say(self) -> None:
+        told = f"{sum(self.looks[-1]):.0f} MiB, {self.states[-1]:,} bytes of state"
+        self.ran.stage.ground.say(told)
+
+    def figures(self) -> Figures:
+        """What it found; AssertionError where something was lost or has grown."""
+        figures = self.ran.verify() | grown(self.looks, self.states)
+        assert self.ran.failures() == 0, self.ran.why_it_ended()
+        self.ran.stage.ground.say(str(figures))
+        return figures
+
+
+@contextmanager
+def _soaked(ground: Ground, profile: str, delivery: str) -> Iterator[Soaked]:
+    """A run of one profile, on a broker and a cluster of its own."""
     own = Ground(ground.folder / profile, lambda text: ground.say(f"{profile}: {text}"))
     own.folder.mkdir()
     settings = (f"soak-{profile}", profile, delivery, f"state_ttl_s={TTL_S}")
@@ -43,24 +75,18 @@ def _soaked(ground: Ground, profile: str, delivery: str) -> Figures:
         stage(own, options=TOUCHED) as ours,
         run(ours, *settings, records=passing(), rate=RATE) as ran,
     ):
-        looks, states = _looked_at(ran)
-        figures = ran.verify() | grown(looks, states)
-        assert ran.failures() == 0, ran.why_it_ended()
-        own.say(str(figures))
-    return figures
+        yield Soaked(profile, ran)
 
 
-def _looked_at(ran: Run) -> tuple[list[list[float]], list[int]]:
-    """MiB of each TaskManager with its workers, and bytes of checkpoints, every LOOK_S."""
-    looks, states = [], []
+def _look_at(soaked: list[Soaked]) -> None:
+    """Look at each of them every LOOK_S, for MINUTES."""
     end = time.monotonic() + 60 * MINUTES
     while time.monotonic() < end:
         time.sleep(LOOK_S)
-        looks.append([each.together for each in taskmanagers(ran.stage.cluster)])
-        states.append(int(ran.checkpoints()["latest"]["completed"]["state_size"]))
-        if len(looks) % (300 // LOOK_S) == 0:
-            ran.stage.ground.say(f"{sum(looks[-1]):.0f} MiB, {states[-1]:,} bytes of state")
-    return looks, states
+        for each in soaked:
+            each.look()
+            if len(each.looks) % (300 // LOOK_S) == 0:
+                each.say()
 
 
 def grown(looks: list[list[float]], states: list[int]) -> Figures:
