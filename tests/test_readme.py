@@ -104,7 +104,7 @@ RUN_BY = {
     "./scripts/cluster start --taskmanagers 2 --ha": CLUSTER,
     "./scripts/cluster status": CLUSTER,
     "./scripts/cluster stop": CLUSTER,
-    f"{PYTHON} recommend --target cluster": CLUSTER,
+    f"{PYTHON} recommend --target cluster --set kafka.create_topics=true": CLUSTER,
     f"{PYTHON} cluster status": CLUSTER,
     f"{PYTHON} cluster rescale recommend 2": CLUSTER,
     f"{PYTHON} cluster stop recommend --savepoint": CLUSTER,
