@@ -17,9 +17,9 @@ from operators.ports import free_port
 from operators.rest import Rest
 from operators.service import Service
 from operators.standalone import answering, rests
-from tests.faults.run import RUNS, Run, run
+from tests.faults.run import RUNS, Run, moments, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import moments, stage
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, ROOT, completed, wait_for
 
 KILLS = {"throughput": 2, "latency": 1}

@@ -29,7 +29,7 @@ def verified(
     wait_for(
         lambda: len(watch.records()) >= len(fresh), PATIENCE_S, "the reader that ran meanwhile"
     )
-    assert [places(each) for each in (watch.records()[: len(fresh)],)] == [places(fresh)], (
+    assert places(watch.records()[: len(fresh)]) == places(fresh), (
         "the reader that ran meanwhile got other records than the one that began afterwards"
     )
     found = [decision(record.value or b"") for record in fresh]

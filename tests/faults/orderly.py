@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from operators.remote import parallelism
 from tests.faults.jobmanagers import Elected, restored_since
-from tests.faults.run import RUNS, Run, run
+from tests.faults.run import RUNS, Run, moments, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import moments, stage
+from tests.faults.stage import stage
 from tests.kafka import PATIENCE_S, wait_for
 
 SLOTS = (1, 4)  # after two

@@ -6,9 +6,9 @@ import json
 import time
 
 from tests.counting import addresses
-from tests.faults.run import RESTARTS, RUNS, run
+from tests.faults.run import RESTARTS, RUNS, moments, run
 from tests.faults.scenario import Figures, Ground, scenario
-from tests.faults.stage import moments, python_workers, stage
+from tests.faults.stage import python_workers, stage
 from tests.kafka import wait_for
 
 KILLS = 5  # in each of the two runs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import time
 from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ RATE = 40  # events a second
 EVENTS = 20_000  # at most, of one flow
 RUNS = (("throughput", "exactly-once"), ("latency", "at-least-once"))
 """Profile and delivery: the two runs by which a fault is tried in both of each."""
+# A restart is soon tried: otherwise the scenarios would wait for hours.
 RESTARTS = {"restart-strategy.exponential-delay.max-backoff": "2 s"}
 
 
@@ -188,3 +190,9 @@ def run(
 def shoppers(seed: int = 5, events: int = EVENTS) -> list[Record]:
     """Events of forty shoppers, more than a scenario sends."""
     return shopping(seed, 40, events, starter().catalogue.item_ids[:200])
+
+
+def moments(seed: int, count: int) -> list[float]:
+    """Seconds to wait before each of some faults: seeded, half a second to three."""
+    draw = random.Random(seed)
+    return [draw.uniform(0.5, 3) for _ in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,7 @@ from tests.faults.diagnosis import doing
 from tests.faults.scenario import Ground
 from tests.kafka import JVM, PATIENCE_S, completed, job, last_words, wait_for
 
-# A loss is soon noticed, and a restart soon tried: otherwise the scenarios would wait for hours.
+# A loss is soon noticed: otherwise the scenarios would wait for hours.
 CLUSTER = {
     "heartbeat.interval": "1 s",
     "heartbeat.timeout": "10 s",
@@ -116,9 +115,3 @@ def python_workers(folder: Path) -> list[psutil.Process]:
         if ours and any("beam_boot" in word for word in words):
             found.append(process)
     return found
-
-
-def moments(seed: int, count: int) -> list[float]:
-    """Seconds to wait before each of some faults: seeded, half a second to three."""
-    draw = random.Random(seed)
-    return [draw.uniform(0.5, 3) for _ in range(count)]
